@@ -1,0 +1,224 @@
+package event
+
+import "github.com/tallystick/tallystick/internal/tokens"
+
+// Kind is how a field is written.
+type Kind uint8
+
+// The kinds of fields.
+const (
+	String Kind = iota
+	Int
+	Bool
+	Time
+	Bytes
+	TokenMap
+	TagMap
+)
+
+// Field describes one field of a usage event. The table drives the protobuf
+// codec, the JSON decoder, validation and its messages.
+type Field struct {
+	Num  uint8  // protobuf field number
+	Name string // JSON and protobuf name
+	Kind Kind
+	// Max is the greatest length in bytes of a string, and the greatest value
+	// of an integer.
+	Max int64
+	// Required fields must not be empty.
+	Required bool
+	// OneOf is the closed vocabulary of a string; empty means free text.
+	OneOf []string
+	// Edge fields are stamped by the edge and refused in a request.
+	Edge bool
+}
+
+// Field numbers that code names. They are those of event.proto.
+const (
+	fieldEventID       = 1
+	fieldTenantID      = 2
+	fieldOccurredAt    = 3
+	fieldTokens        = 20
+	fieldProviderCost  = 27
+	fieldUser          = 34
+	fieldTags          = 37
+	fieldReceivedAt    = 50
+	fieldContentMAC    = 51
+	fieldUserPseudonym = 52
+	maxFieldNum        = 53
+)
+
+// Fields lists all fields in ascending order of number.
+var Fields = []Field{
+	{Num: fieldEventID, Name: "event_id", Max: MaxIDBytes, Required: true},
+	{Num: fieldTenantID, Name: "tenant_id", Max: 63, Required: true},
+	{Num: fieldOccurredAt, Name: "occurred_at", Kind: Time, Required: true},
+	{Num: 4, Name: "producer_id", Max: MaxIDBytes},
+	{Num: 5, Name: "producer_epoch", Kind: Int, Max: 1<<63 - 1},
+	{Num: 6, Name: "producer_seq", Kind: Int, Max: 1<<63 - 1},
+	{Num: 10, Name: "provider", Max: 64, Required: true},
+	{Num: 11, Name: "model", Max: MaxValueBytes, Required: true},
+	{Num: 12, Name: "requested_model", Max: MaxValueBytes},
+	{Num: 13, Name: "operation", Max: 64},
+	{Num: 14, Name: "region", Max: 64},
+	{Num: 15, Name: "service_tier", Max: 16, OneOf: []string{"standard", "batch", "flex", "priority"}},
+	{Num: 16, Name: "status", Max: 16, OneOf: []string{StatusOK, StatusError, StatusBlocked, StatusKilled, StatusTruncated, StatusCancelled}},
+	{Num: 17, Name: "http_status", Kind: Int, Max: 999},
+	{Num: 18, Name: "error_type", Max: 64},
+	{Num: fieldTokens, Name: "tokens", Kind: TokenMap, Max: MaxTokens},
+	{Num: 21, Name: "context_tokens", Kind: Int, Max: MaxTokens},
+	{Num: 22, Name: "latency_us", Kind: Int, Max: MaxMicros},
+	{Num: 23, Name: "ttft_us", Kind: Int, Max: MaxMicros},
+	{Num: 24, Name: "streamed", Kind: Bool},
+	{Num: 25, Name: "estimated", Kind: Bool},
+	{Num: 26, Name: "provider_request_id", Max: MaxValueBytes},
+	{Num: fieldProviderCost, Name: "provider_cost_usd", Max: 32},
+	{Num: 30, Name: "team", Max: MaxValueBytes},
+	{Num: 31, Name: "service", Max: MaxValueBytes},
+	{Num: 32, Name: "feature", Max: MaxValueBytes},
+	{Num: 33, Name: "agent", Max: MaxValueBytes},
+	{Num: fieldUser, Name: "user", Max: MaxValueBytes},
+	{Num: 35, Name: "end_customer", Max: MaxValueBytes},
+	{Num: 36, Name: "environment", Max: MaxValueBytes},
+	{Num: fieldTags, Name: "tags", Kind: TagMap, Max: MaxValueBytes},
+	{Num: 40, Name: "decision_action", Max: 16, OneOf: []string{"allow", "block", "kill"}},
+	{Num: 41, Name: "decision_policy", Max: MaxValueBytes},
+	{Num: 42, Name: "decision_reason", Max: MaxValueBytes},
+	{Num: 43, Name: "corrects", Max: MaxIDBytes},
+	{Num: 44, Name: "derived_from", Max: MaxValueBytes},
+	{Num: fieldReceivedAt, Name: "received_at", Kind: Time, Required: true, Edge: true},
+	{Num: fieldContentMAC, Name: "content_mac", Kind: Bytes, Max: 32, Required: true, Edge: true},
+	{Num: fieldUserPseudonym, Name: "user_pseudonym", Max: 32, Edge: true},
+	{Num: maxFieldNum, Name: "mapping_version", Kind: Int, Max: 1<<31 - 1, Edge: true},
+}
+
+// fieldByNum finds a field by its number; nil where there is none.
+var fieldByNum = func() (t [maxFieldNum + 1]*Field) {
+	for i := range Fields {
+		t[Fields[i].Num] = &Fields[i]
+	}
+	return t
+}()
+
+// FieldByName finds a producer's field by its JSON name.
+func FieldByName(name string) (*Field, bool) {
+	f, ok := fieldsByName[name]
+	return f, ok
+}
+
+var fieldsByName = func() map[string]*Field {
+	m := make(map[string]*Field, len(Fields))
+	for i := range Fields {
+		m[Fields[i].Name] = &Fields[i]
+	}
+	return m
+}()
+
+// TokenClassByName finds the class of a member of "tokens".
+func TokenClassByName(name string) (tokens.Class, bool) { return tokens.ParseClass(name) }
+
+// StringPtr is where a String field of the event lives.
+func (e *Event) StringPtr(num uint8) *string {
+	switch num {
+	case fieldEventID:
+		return &e.ID
+	case fieldTenantID:
+		return &e.Tenant
+	case 4:
+		return &e.ProducerID
+	case 10:
+		return &e.Provider
+	case 11:
+		return &e.Model
+	case 12:
+		return &e.RequestedModel
+	case 13:
+		return &e.Operation
+	case 14:
+		return &e.Region
+	case 15:
+		return &e.ServiceTier
+	case 16:
+		return &e.Status
+	case 18:
+		return &e.ErrorType
+	case 26:
+		return &e.ProviderRequestID
+	case fieldProviderCost:
+		return &e.ProviderCost
+	case 30:
+		return &e.Team
+	case 31:
+		return &e.Service
+	case 32:
+		return &e.Feature
+	case 33:
+		return &e.Agent
+	case fieldUser:
+		return &e.User
+	case 35:
+		return &e.EndCustomer
+	case 36:
+		return &e.Environment
+	case 40:
+		return &e.DecisionAction
+	case 41:
+		return &e.DecisionPolicy
+	case 42:
+		return &e.DecisionReason
+	case 43:
+		return &e.Corrects
+	case 44:
+		return &e.DerivedFrom
+	case fieldUserPseudonym:
+		return &e.UserPseudonym
+	default:
+		return nil
+	}
+}
+
+// IntPtr is where an Int field of the event lives.
+func (e *Event) IntPtr(num uint8) *int64 {
+	switch num {
+	case 5:
+		return &e.ProducerEpoch
+	case 6:
+		return &e.ProducerSeq
+	case 17:
+		return &e.HTTPStatus
+	case 21:
+		return &e.ContextTokens
+	case 22:
+		return &e.LatencyMicros
+	case 23:
+		return &e.TTFTMicros
+	case maxFieldNum:
+		return &e.MappingVersion
+	default:
+		return nil
+	}
+}
+
+// BoolPtr is where a Bool field of the event lives.
+func (e *Event) BoolPtr(num uint8) *bool {
+	switch num {
+	case 24:
+		return &e.Streamed
+	case 25:
+		return &e.Estimated
+	default:
+		return nil
+	}
+}
+
+// TimePtr is where a Time field of the event lives, in unix nanoseconds.
+func (e *Event) TimePtr(num uint8) *int64 {
+	switch num {
+	case fieldOccurredAt:
+		return &e.OccurredAt
+	case fieldReceivedAt:
+		return &e.ReceivedAt
+	default:
+		return nil
+	}
+}

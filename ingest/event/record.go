@@ -1,0 +1,207 @@
+package event
+
+import (
+	"errors"
+	"slices"
+	"strings"
+)
+
+// RecordKind says what a record of the topic `events` holds.
+type RecordKind uint8
+
+// The kinds of records, which are the field numbers of LogRecord.
+const (
+	UsageRecord    RecordKind = 1
+	ControlRecord  RecordKind = 2
+	CountersRecord RecordKind = 3
+)
+
+// ErrNotARecord says that bytes are not a LogRecord with exactly one body.
+var ErrNotARecord = errors.New("not a LogRecord with exactly one body")
+
+// Kinds of control records.
+const (
+	ControlPriceBook   = "price_book"
+	ControlKeyEpoch    = "key_epoch"
+	ControlRuleVersion = "rule_version"
+)
+
+// Control is a control record: it changes what later records of its partition
+// mean. Strings and bytes of a decoded one alias its buffer.
+type Control struct {
+	Kind     string
+	Tenant   string // "" for a global one
+	Version  string
+	Content  []byte
+	IssuedAt int64 // unix nanoseconds
+}
+
+// Counters say what an edge instance has accepted and refused of one producer
+// since the instance started. They are cumulative.
+type Counters struct {
+	Tenant     string
+	ProducerID string
+	EdgeID     string
+	EdgeEpoch  int64
+	Accepted   int64
+	Refused    int64
+	Reasons    []ReasonCount // sorted by reason
+	CountedAt  int64         // unix nanoseconds
+}
+
+// ReasonCount is how often one reason was given.
+type ReasonCount struct {
+	Reason string
+	N      int64
+}
+
+// AppendUsageRecord appends the record that carries the event.
+func AppendUsageRecord(b []byte, e *Event) []byte {
+	return appendNested(b, uint8(UsageRecord), e.AppendLog)
+}
+
+// AppendControlRecord appends the record that carries the control message.
+func AppendControlRecord(b []byte, c *Control) []byte {
+	return appendNested(b, uint8(ControlRecord), func(b []byte) []byte {
+		b = appendString(b, 1, c.Kind)
+		b = appendString(b, 2, c.Tenant)
+		b = appendString(b, 3, c.Version)
+		b = appendString(b, 4, alias(c.Content))
+		return appendTime(b, 5, c.IssuedAt)
+	})
+}
+
+// AppendCountersRecord appends the record that carries the counters.
+func AppendCountersRecord(b []byte, c *Counters) []byte {
+	return appendNested(b, uint8(CountersRecord), func(b []byte) []byte {
+		b = appendString(b, 1, c.Tenant)
+		b = appendString(b, 2, c.ProducerID)
+		b = appendString(b, 3, c.EdgeID)
+		b = appendInt(b, 4, c.EdgeEpoch)
+		b = appendInt(b, 5, c.Accepted)
+		b = appendInt(b, 6, c.Refused)
+		for i := range c.Reasons {
+			b = appendNested(b, 7, func(b []byte) []byte {
+				return appendInt(appendString(b, 1, c.Reasons[i].Reason), 2, c.Reasons[i].N)
+			})
+		}
+		return appendTime(b, 8, c.CountedAt)
+	})
+}
+
+// SplitRecord says what a record holds and returns its body, which aliases b.
+func SplitRecord(b []byte) (RecordKind, []byte, error) {
+	r := reader{b: b}
+	num, wire, ok := r.next()
+	if !ok || wire != wireBytes || num < uint64(UsageRecord) || num > uint64(CountersRecord) {
+		return 0, nil, ErrNotARecord
+	}
+	body := r.bytes()
+	if r.bad || len(r.b) > 0 {
+		return 0, nil, ErrNotARecord
+	}
+	return RecordKind(num), body, nil
+}
+
+// DecodeControl reads the body of a control record.
+func DecodeControl(b []byte) (c Control, err error) {
+	r := reader{b: b}
+	for {
+		num, wire, ok := r.next()
+		if !ok {
+			break
+		}
+		if wire != wireBytes || num > 5 {
+			return c, fail("control", RuleUnknown, "")
+		}
+		v := r.bytes()
+		switch num {
+		case 1:
+			c.Kind = alias(v)
+		case 2:
+			c.Tenant = alias(v)
+		case 3:
+			c.Version = alias(v)
+		case 4:
+			c.Content = v
+		case 5:
+			if c.IssuedAt, err = decodeTime(fieldByNum[fieldOccurredAt], v); err != nil {
+				return c, err
+			}
+		}
+	}
+	if r.bad || c.Kind == "" {
+		return c, fail("control", RuleMalformed, "")
+	}
+	return c, nil
+}
+
+// DecodeCounters reads the body of a counters record.
+func DecodeCounters(b []byte) (c Counters, err error) {
+	r := reader{b: b}
+	for {
+		num, wire, ok := r.next()
+		if !ok {
+			break
+		}
+		if err := c.decodeField(num, wire, &r); err != nil {
+			return c, err
+		}
+	}
+	if r.bad || c.EdgeEpoch < 0 || c.Accepted < 0 || c.Refused < 0 {
+		return c, fail("counters", RuleMalformed, "")
+	}
+	for _, s := range [...]string{c.Tenant, c.ProducerID, c.EdgeID} {
+		if len(s) > MaxIDBytes || textRule(s) != "" {
+			return c, fail("counters", RuleMalformed, "")
+		}
+	}
+	slices.SortFunc(c.Reasons, func(a, b ReasonCount) int { return strings.Compare(a.Reason, b.Reason) })
+	return c, nil
+}
+
+// MaxReasons bounds the refusal reasons of one counters record.
+const MaxReasons = 128
+
+func (c *Counters) decodeField(num uint64, wire byte, r *reader) (err error) {
+	strs := [...]*string{1: &c.Tenant, 2: &c.ProducerID, 3: &c.EdgeID}
+	ints := [...]*int64{4: &c.EdgeEpoch, 5: &c.Accepted, 6: &c.Refused}
+	switch {
+	case num <= 3 && wire == wireBytes:
+		*strs[num] = alias(r.bytes())
+	case num >= 4 && num <= 6 && wire == wireVarint:
+		*ints[num] = int64(r.uvarint())
+	case num == 7 && wire == wireBytes && len(c.Reasons) < MaxReasons:
+		var rc ReasonCount
+		if rc, err = decodeReason(r.bytes()); err == nil {
+			c.Reasons = append(c.Reasons, rc)
+		}
+	case num == 8 && wire == wireBytes:
+		c.CountedAt, err = decodeTime(fieldByNum[fieldOccurredAt], r.bytes())
+	default:
+		return fail("counters", RuleUnknown, "")
+	}
+	return err
+}
+
+func decodeReason(b []byte) (rc ReasonCount, err error) {
+	r := reader{b: b}
+	for {
+		num, wire, ok := r.next()
+		if !ok {
+			break
+		}
+		switch {
+		case num == 1 && wire == wireBytes:
+			rc.Reason = alias(r.bytes())
+		case num == 2 && wire == wireVarint:
+			rc.N = int64(r.uvarint())
+		default:
+			return rc, fail("counters", RuleUnknown, "")
+		}
+	}
+	if r.bad || rc.N < 0 || len(rc.Reason) > MaxIDBytes || textRule(rc.Reason) != "" {
+		return rc, fail("counters", RuleMalformed, "")
+	}
+	return rc, nil
+}
