@@ -1,0 +1,26 @@
+package keyring
+
+import "errors"
+
+var (
+	// ErrNoKey says that the tenant has no root keys. At the edge that is an
+	// unknown tenant; in hop 3 it halts the partition.
+	ErrNoKey = errors.New("keyring: tenant has no keys")
+	// ErrNoKeyring says that the directory holds no keyring (OpenExisting only).
+	ErrNoKeyring = errors.New("keyring: no keyring in this directory")
+	// ErrPermissions says that others than the owner can reach a secret. The
+	// operator tightens the mode; the ring never does so by itself, because the
+	// secret may already have been read.
+	ErrPermissions = errors.New("keyring: permissions are too open")
+	// ErrMasterKey says that the master key is missing beside existing records,
+	// has the wrong size, or does not open them. The operator restores the right
+	// file; the ring never makes a new one over existing records.
+	ErrMasterKey = errors.New("keyring: master key missing or wrong")
+	// ErrCorrupt says that bytes which were once durable have changed. The
+	// operator restores the file from the keys store's own backup.
+	ErrCorrupt = errors.New("keyring: key file is damaged")
+	// ErrPurpose says that a derivation was asked for that does not exist.
+	ErrPurpose = errors.New("keyring: unknown purpose or epoch")
+	// ErrReadOnly says that a ring from OpenExisting was asked to create keys.
+	ErrReadOnly = errors.New("keyring: opened read-only")
+)
