@@ -1,0 +1,46 @@
+package embedded
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"strconv"
+)
+
+// enterByDescriptor is set where a child can enter a directory through a
+// descriptor of its parent; see cluster.command.
+const enterByDescriptor = true
+
+// whoHas says whether pid is a process that works in clusterDir, as every
+// Postgres process does.
+func whoHas(pid int, clusterDir string) pidOwner {
+	proc := "/proc/" + strconv.Itoa(pid)
+	stat, err := os.ReadFile(proc + "/stat")
+	if err != nil {
+		return pidGone
+	}
+	if isZombie(stat) {
+		// Postgres counts it as alive; nobody may ever reap it.
+		return pidOther
+	}
+	cwd, err := os.Stat(proc + "/cwd")
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return pidUnknown
+	case err != nil:
+		return pidGone
+	}
+	dir, err := os.Stat(clusterDir)
+	if err == nil && os.SameFile(cwd, dir) {
+		return pidServer
+	}
+	return pidOther
+}
+
+// isZombie reads the state in /proc/PID/stat, the field after the command name,
+// which itself may contain spaces and parentheses.
+func isZombie(stat []byte) bool {
+	i := bytes.LastIndexByte(stat, ')')
+	return i >= 0 && len(stat) > i+2 && stat[i+2] == 'Z'
+}

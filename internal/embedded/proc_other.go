@@ -1,0 +1,17 @@
+//go:build !linux
+
+package embedded
+
+import "syscall"
+
+// enterByDescriptor: there is no /proc to enter a directory through.
+const enterByDescriptor = false
+
+// whoHas cannot look at a process's working directory here; a live pid in a
+// lock file is taken for the server.
+func whoHas(pid int, _ string) pidOwner {
+	if err := syscall.Kill(pid, 0); err == syscall.ESRCH {
+		return pidGone
+	}
+	return pidServer
+}

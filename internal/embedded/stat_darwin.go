@@ -1,0 +1,8 @@
+package embedded
+
+import "syscall"
+
+// changeTime returns the time of the last change to the inode.
+func changeTime(st *syscall.Stat_t) (sec, nsec int64) {
+	return st.Ctimespec.Sec, st.Ctimespec.Nsec
+}
