@@ -1,0 +1,333 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"math"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// EnvPrefix begins the name of every environment variable that is read.
+const EnvPrefix = "TALLYSTICK_"
+
+// Defaults that others refer to.
+const (
+	DefaultHTTPListen  = "127.0.0.1:8321"
+	DefaultGRPCListen  = "127.0.0.1:8322"
+	DefaultPartitions  = 12
+	DefaultBatchEvents = 1000
+	DefaultBodyBytes   = 4 << 20
+)
+
+// form is how a value is written.
+type form int
+
+const (
+	text form = iota
+	number
+	yesNo
+	list  // comma-separated in flags and environment
+	level // a log level
+)
+
+// key is one setting.
+type key struct {
+	name   string
+	form   form
+	def    any
+	secret bool // environment only
+	help   string
+}
+
+// keys is every setting there is, in the order of the help text.
+var keys = []key{
+	{"target", text, "all", false, "stages to run: all, ingest, ledger, processors or api"},
+	{"data_dir", text, "", false, "directory of the embedded engines' data and the keys (default: the XDG data directory)"},
+	{"http.listen", text, DefaultHTTPListen, false, "address of REST, the ingest API and the page"},
+	{"grpc.listen", text, DefaultGRPCListen, false, "address of gRPC"},
+	{"tls.cert_file", text, "", false, "PEM certificate of both listeners; needed outside loopback"},
+	{"tls.key_file", text, "", false, "PEM key of tls.cert_file"},
+	{"embedded.engines_dir", text, "", false, "where the engine packages are installed (default: found beside the program)"},
+	{"embedded.kafka_port", number, 0, false, "loopback port of the embedded Kafka (0: the last run's, or any free one)"},
+	{"embedded.clickhouse_memory_bytes", number, 0, false, "memory limit of the embedded ClickHouse (0: its default)"},
+	{"kafka.brokers", list, []string{}, false, "host:port of Kafka brokers (default: embedded)"},
+	{"kafka.allow_plaintext", yesNo, false, false, "speak to brokers outside loopback without TLS"},
+	{"kafka.tls.enabled", yesNo, false, false, "use TLS 1.3 to the brokers"},
+	{"kafka.tls.ca_file", text, "", false, "PEM roots in place of the system's"},
+	{"kafka.tls.cert_file", text, "", false, "PEM client certificate"},
+	{"kafka.tls.key_file", text, "", false, "PEM key of kafka.tls.cert_file"},
+	{"kafka.tls.server_name", text, "", false, "name to verify in place of the broker's host"},
+	{"kafka.sasl.mechanism", text, "", false, "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"},
+	{"kafka.sasl.username", text, "", false, "SASL user"},
+	{"kafka.sasl.password", text, "", true, "SASL password"},
+	{"kafka.sasl.password_file", text, "", false, "file with the SASL password, read again at each login"},
+	{"kafka.topic_prefix", text, "", false, "put before every topic's name"},
+	{"kafka.partitions", number, DefaultPartitions, false, "partitions of topics when they are created"},
+	{"kafka.replication", number, 0, false, "replication of topics when they are created (0: 1 embedded, else 3)"},
+	{"postgres.dsn", text, "", true, "Postgres DSN (default: embedded)"},
+	{"postgres.dsn_file", text, "", false, "file with the Postgres DSN"},
+	{"postgres.bin_dir", text, "", false, "run the embedded Postgres from these system binaries (15 or later)"},
+	{"clickhouse.dsn", text, "", true, "ClickHouse DSN (default: embedded)"},
+	{"clickhouse.dsn_file", text, "", false, "file with the ClickHouse DSN"},
+	{"prices.file", text, "", false, "price book to import at start, beside the built-in one"},
+	{"limits.batch_events", number, DefaultBatchEvents, false, "events in one batch, at most 1000"},
+	{"limits.body_bytes", number, DefaultBodyBytes, false, "bytes of one request after decompression, at most 4 MiB"},
+	{"log.level", level, slog.LevelInfo, false, "debug, info, warn or error"},
+	{"log.format", text, "text", false, "text or json"},
+}
+
+// envName is the variable of a key.
+func (k key) envName() string {
+	return EnvPrefix + strings.ToUpper(strings.ReplaceAll(k.name, ".", "_"))
+}
+
+// flagName is the flag of a key, without dashes in front.
+func (k key) flagName() string { return strings.NewReplacer(".", "-", "_", "-").Replace(k.name) }
+
+func keyNamed(name string) (key, bool) {
+	i := slices.IndexFunc(keys, func(k key) bool { return k.name == name })
+	if i < 0 {
+		return key{}, false
+	}
+	return keys[i], true
+}
+
+// BindFlags defines --config and a flag for every setting but the secrets.
+func BindFlags(fs *pflag.FlagSet) {
+	fs.String("config", "", "configuration file (default: tallystick/config.yaml in the XDG config directory, if it exists)")
+	for _, k := range keys {
+		if k.secret {
+			continue
+		}
+		help := k.help + " (" + k.envName() + ")"
+		switch k.form {
+		case yesNo:
+			fs.Bool(k.flagName(), k.def.(bool), help)
+		case list:
+			fs.StringSlice(k.flagName(), k.def.([]string), help)
+		case number:
+			fs.String(k.flagName(), strconv.Itoa(k.def.(int)), help)
+			fs.Lookup(k.flagName()).Value = numberFlag{fs.Lookup(k.flagName()).Value}
+		default:
+			fs.String(k.flagName(), fmt.Sprint(k.def), help)
+		}
+	}
+}
+
+// numberFlag shows "int" in the help text; the value is checked with all
+// others, so that one rule and one wording serve flags, environment and file.
+type numberFlag struct{ pflag.Value }
+
+// Type implements pflag.Value.
+func (numberFlag) Type() string { return "int" }
+
+// flagValues is what the user gave by flag.
+func flagValues(fs *pflag.FlagSet) map[string]any {
+	values := map[string]any{}
+	if fs == nil {
+		return values
+	}
+	for _, k := range keys {
+		f := fs.Lookup(k.flagName())
+		if f == nil || !f.Changed {
+			continue
+		}
+		if s, ok := f.Value.(pflag.SliceValue); ok {
+			values[k.name] = s.GetSlice()
+		} else {
+			values[k.name] = f.Value.String()
+		}
+	}
+	return values
+}
+
+// environment indexes "NAME=value" pairs; the last of a name counts.
+func environment(pairs []string) map[string]string {
+	env := make(map[string]string, len(pairs))
+	for _, p := range pairs {
+		if name, value, ok := strings.Cut(p, "="); ok {
+			env[name] = value
+		}
+	}
+	return env
+}
+
+// envValues is what the user gave by environment. An empty variable is unset.
+func envValues(env map[string]string) map[string]any {
+	values := map[string]any{}
+	for _, k := range keys {
+		if v := env[k.envName()]; v != "" {
+			values[k.name] = v
+		}
+	}
+	return values
+}
+
+// defaultValues is the table's defaults with the directories resolved.
+func defaultValues(env map[string]string) map[string]any {
+	values := map[string]any{}
+	for _, k := range keys {
+		values[k.name] = k.def
+	}
+	base := env["XDG_DATA_HOME"]
+	if !filepath.IsAbs(base) {
+		base = filepath.Join(env["HOME"], ".local", "share")
+	}
+	values["data_dir"] = filepath.Join(base, "tallystick")
+	if !filepath.IsAbs(base) {
+		values["data_dir"] = "" // no home: Validate asks for one
+	}
+	return values
+}
+
+// filePath is where the file is, and whether its absence is an error.
+func filePath(fs *pflag.FlagSet, env map[string]string) (path string, mustExist bool, err error) {
+	if fs != nil {
+		if f := fs.Lookup("config"); f != nil && f.Changed {
+			return f.Value.String(), true, nil
+		}
+	}
+	if p := env[EnvPrefix+"CONFIG"]; p != "" {
+		return p, true, nil
+	}
+	base := env["XDG_CONFIG_HOME"]
+	if !filepath.IsAbs(base) {
+		base = filepath.Join(env["HOME"], ".config")
+	}
+	return filepath.Join(base, "tallystick", "config.yaml"), false, nil
+}
+
+// coerceAll brings values to their keys' forms.
+func coerceAll(values map[string]any, origin func(key) string) (good map[string]any, problems []error) {
+	good = make(map[string]any, len(values))
+	for _, name := range sortedKeys(values) {
+		k, ok := keyNamed(name)
+		if !ok {
+			continue // reported by readFile
+		}
+		v, rule := k.coerce(values[name])
+		if rule != "" {
+			shown := fmt.Sprintf("%v", values[name])
+			if k.secret {
+				shown = stars
+			}
+			problems = append(problems, invalid(name, "must be %s, got %q (from %s)", rule, shown, origin(k)))
+			continue
+		}
+		good[name] = v
+	}
+	return good, problems
+}
+
+// coerce brings one value to the key's form, or says what the form is.
+func (k key) coerce(v any) (_ any, rule string) {
+	switch k.form {
+	case yesNo:
+		return coerceBool(v)
+	case number:
+		return coerceNumber(v)
+	case list:
+		return coerceList(v)
+	case level:
+		return coerceLevel(v)
+	default:
+		switch v := v.(type) {
+		case string:
+			return v, ""
+		case nil:
+			return "", ""
+		case int:
+			return strconv.Itoa(v), ""
+		}
+		return nil, "text"
+	}
+}
+
+func coerceBool(v any) (any, string) {
+	switch v := v.(type) {
+	case bool:
+		return v, ""
+	case string:
+		if b, err := strconv.ParseBool(v); err == nil {
+			return b, ""
+		}
+	}
+	return nil, "true or false"
+}
+
+func coerceNumber(v any) (any, string) {
+	switch v := v.(type) {
+	case int:
+		return int64(v), ""
+	case uint64:
+		if v <= math.MaxInt64 {
+			return int64(v), ""
+		}
+	case string:
+		if n, err := strconv.ParseInt(v, 10, 64); err == nil {
+			return n, ""
+		}
+	}
+	return nil, "a whole number"
+}
+
+func coerceList(v any) (any, string) {
+	switch v := v.(type) {
+	case nil:
+		return []string{}, ""
+	case []string:
+		return v, ""
+	case string:
+		items := strings.Split(v, ",")
+		for i := range items {
+			items[i] = strings.TrimSpace(items[i])
+		}
+		return items, ""
+	case []any:
+		items := make([]string, len(v))
+		for i, item := range v {
+			s, ok := item.(string)
+			if !ok {
+				return nil, "a list of texts"
+			}
+			items[i] = s
+		}
+		return items, ""
+	}
+	return nil, "a list"
+}
+
+func coerceLevel(v any) (any, string) {
+	const rule = "debug, info, warn or error"
+	switch v := v.(type) {
+	case slog.Level:
+		return v, ""
+	case string:
+		var l slog.Level
+		if err := l.UnmarshalText([]byte(v)); err == nil && l%4 == 0 {
+			return l, ""
+		}
+	}
+	return nil, rule
+}
+
+func sortedKeys(m map[string]any) []string { return slices.Sorted(maps.Keys(m)) }
+
+// didYouMean names a known key that differs by little.
+func didYouMean(name string) string {
+	last := name[strings.LastIndexByte(name, '.')+1:]
+	squash := strings.NewReplacer("-", "", "_", "", ".", "")
+	for _, k := range keys {
+		sameWord := strings.EqualFold(squash.Replace(k.name), squash.Replace(name))
+		if sameWord || (last != "listen" && last != "" && strings.HasSuffix(k.name, "."+last)) {
+			return fmt.Sprintf(" (did you mean %s?)", k.name)
+		}
+	}
+	return ""
+}

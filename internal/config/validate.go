@@ -1,0 +1,123 @@
+package config
+
+import (
+	"errors"
+	"net"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+)
+
+// Bounds of settings. The upper limits of requests are product limits: raising
+// them would break producers that move to another installation.
+const (
+	maxPartitions     = 1024
+	maxReplication    = 7
+	minClickHouseByte = 256 << 20
+	minBodyBytes      = 1 << 10
+)
+
+var topicPrefixForm = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,200}$`)
+
+// Validate checks every rule and reports all that are broken. Load has called
+// it; a test that builds a Config by hand calls it itself.
+func (c *Config) Validate() error {
+	var p problems
+	targets := []Target{TargetAll, TargetIngest, TargetLedger, TargetProcessors, TargetAPI}
+	p.want(slices.Contains(targets, c.Target), "target", "%q is not one of %v", c.Target, targets)
+	p.want(filepath.IsAbs(c.DataDir), "data_dir", "%q is not an absolute path; without a home directory it must be set", c.DataDir)
+	c.validateListeners(&p)
+	c.validateKafka(&p)
+	c.validateEngines(&p)
+	p.want(c.Limits.BatchEvents >= 1 && c.Limits.BatchEvents <= DefaultBatchEvents,
+		"limits.batch_events", "must be 1 to %d, got %d", DefaultBatchEvents, c.Limits.BatchEvents)
+	p.want(c.Limits.BodyBytes >= minBodyBytes && c.Limits.BodyBytes <= DefaultBodyBytes,
+		"limits.body_bytes", "must be %d to %d, got %d", minBodyBytes, DefaultBodyBytes, c.Limits.BodyBytes)
+	p.want(c.Log.Format == "text" || c.Log.Format == "json", "log.format", "must be text or json, got %q", c.Log.Format)
+	return errors.Join(p...)
+}
+
+// problems collects what is wrong.
+type problems []error
+
+// want records a problem unless ok.
+func (p *problems) want(ok bool, name, format string, args ...any) {
+	if !ok {
+		*p = append(*p, invalid(name, format, args...))
+	}
+}
+
+func (c *Config) validateListeners(p *problems) {
+	certified := c.TLS.CertFile != ""
+	p.want(certified == (c.TLS.KeyFile != ""), "tls.cert_file", "tls.cert_file and tls.key_file go together")
+	for _, l := range []struct{ name, addr string }{{"http.listen", c.HTTP.Listen}, {"grpc.listen", c.GRPC.Listen}} {
+		host, port, err := net.SplitHostPort(l.addr)
+		n, portErr := strconv.ParseUint(port, 10, 16)
+		if err != nil || portErr != nil {
+			p.want(false, l.name, "%q is not host:port with a port of 0 to 65535", l.addr)
+			continue
+		}
+		p.want(certified || isLoopback(host), l.name,
+			"%q is not loopback and there is no certificate; set tls.cert_file and tls.key_file", l.addr)
+		p.want(n == 0 || l.name == "http.listen" || l.addr != c.HTTP.Listen, l.name, "%q is http.listen already", l.addr)
+	}
+}
+
+func (c *Config) validateKafka(p *problems) {
+	k := &c.Kafka
+	for _, b := range k.Brokers {
+		host, port, err := net.SplitHostPort(b)
+		_, portErr := strconv.ParseUint(port, 10, 16)
+		if err != nil || portErr != nil || host == "" {
+			p.want(false, "kafka.brokers", "%q is not host:port", b)
+			continue
+		}
+		p.want(k.TLS.Enabled || k.AllowPlaintext || isLoopback(host), "kafka.brokers",
+			"%q is not loopback and TLS is off; set kafka.tls.enabled, or kafka.allow_plaintext on a network you trust", b)
+	}
+	t := k.TLS
+	p.want(t.Enabled || t == KafkaTLS{}, "kafka.tls.enabled", "is false but other kafka.tls settings are given")
+	p.want((t.CertFile == "") == (t.KeyFile == ""), "kafka.tls.cert_file", "kafka.tls.cert_file and kafka.tls.key_file go together")
+	c.validateSASL(p)
+	p.want(topicPrefixForm.MatchString(k.TopicPrefix), "kafka.topic_prefix", "%q must be at most 200 of a-z A-Z 0-9 . _ -", k.TopicPrefix)
+	p.want(k.Partitions >= 1 && k.Partitions <= maxPartitions, "kafka.partitions", "must be 1 to %d, got %d", maxPartitions, k.Partitions)
+	p.want(k.Replication >= 0 && k.Replication <= maxReplication, "kafka.replication", "must be 0 to %d, got %d", maxReplication, k.Replication)
+	p.want(!c.EmbeddedKafka() || k.Replication <= 1, "kafka.replication", "the embedded Kafka is one broker, got %d", k.Replication)
+}
+
+func (c *Config) validateSASL(p *problems) {
+	s := c.Kafka.SASL
+	if s.Mechanism == "" {
+		p.want(s == KafkaSASL{}, "kafka.sasl.mechanism", "is empty but other kafka.sasl settings are given")
+		return
+	}
+	mechanisms := []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}
+	p.want(slices.Contains(mechanisms, s.Mechanism), "kafka.sasl.mechanism", "%q is not one of %v", s.Mechanism, mechanisms)
+	p.want(s.Username != "", "kafka.sasl.username", "is needed with a mechanism")
+	p.want((s.Password == "") != (s.PasswordFile == ""), "kafka.sasl.password_file",
+		"exactly one of kafka.sasl.password_file and %sKAFKA_SASL_PASSWORD is needed", EnvPrefix)
+}
+
+// validateEngines checks that a split process has servers to meet the others
+// at: engines inside one process cannot be shared by several.
+func (c *Config) validateEngines(p *problems) {
+	e := c.Embedded
+	p.want(e.KafkaPort >= 0 && e.KafkaPort <= 65535, "embedded.kafka_port", "must be 0 to 65535, got %d", e.KafkaPort)
+	p.want(e.ClickHouseMemoryBytes == 0 || e.ClickHouseMemoryBytes >= minClickHouseByte,
+		"embedded.clickhouse_memory_bytes", "must be 0 or at least %d, got %d", minClickHouseByte, e.ClickHouseMemoryBytes)
+	p.want(c.Postgres.BinDir == "" || filepath.IsAbs(c.Postgres.BinDir), "postgres.bin_dir", "%q is not an absolute path", c.Postgres.BinDir)
+	if c.Target == TargetAll {
+		return
+	}
+	p.want(!c.EmbeddedKafka(), "kafka.brokers", "is needed with target %q: the embedded Kafka lives in one process with target all", c.Target)
+	p.want(!c.EmbeddedPostgres(), "postgres.dsn_file", "is needed with target %q (or %sPOSTGRES_DSN)", c.Target, EnvPrefix)
+	reads := c.Target == TargetProcessors || c.Target == TargetAPI
+	p.want(!reads || !c.EmbeddedClickHouse(), "clickhouse.dsn_file", "is needed with target %q (or %sCLICKHOUSE_DSN)", c.Target, EnvPrefix)
+}
+
+// isLoopback accepts loopback addresses and the name localhost.
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || (ip != nil && ip.IsLoopback())
+}
