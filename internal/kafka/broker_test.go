@@ -2,38 +2,15 @@ package kafka
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"net"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
-
-// testConfig is a configuration for the brokers that the environment names,
-// with topic names of the test's own. The suite runs unchanged against the
-// embedded broker and real Apache Kafka.
-func testConfig(t testing.TB) Config {
-	t.Helper()
-	brokers := testBrokers(t)
-	suffix := make([]byte, 4)
-	if _, err := rand.Read(suffix); err != nil {
-		t.Fatal(err)
-	}
-	cfg := Config{
-		Brokers:     strings.Split(brokers, ","),
-		TopicPrefix: fmt.Sprintf("t%s-", hex.EncodeToString(suffix)),
-		SASL: SASL{
-			Mechanism: os.Getenv("TALLYSTICK_TEST_KAFKA_SASL_MECHANISM"),
-			Username:  os.Getenv("TALLYSTICK_TEST_KAFKA_SASL_USER"),
-			Password:  os.Getenv("TALLYSTICK_TEST_KAFKA_SASL_PASSWORD"),
-		},
-	}
-	return cfg
-}
 
 func testContext(t testing.TB) context.Context {
 	t.Helper()
@@ -102,9 +79,9 @@ func numbered(topic string, partition int32, from, n int) []Record {
 // gate is a network that a test can cut: shut ends every connection and refuses
 // new ones until open.
 type gate struct {
-	mu    sync.Mutex // protects both
-	shutt bool
-	conns map[net.Conn]struct{}
+	mu     sync.Mutex // protects both
+	closed bool
+	conns  map[net.Conn]struct{}
 }
 
 func newGate() *gate { return &gate{conns: make(map[net.Conn]struct{})} }
@@ -112,8 +89,8 @@ func newGate() *gate { return &gate{conns: make(map[net.Conn]struct{})} }
 func (g *gate) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.shutt {
-		return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", errRefused)}
+	if g.closed {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	}
 	c, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err == nil {
@@ -125,7 +102,7 @@ func (g *gate) dial(ctx context.Context, network, address string) (net.Conn, err
 func (g *gate) shut() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.shutt = true
+	g.closed = true
 	for c := range g.conns {
 		_ = c.Close() // what it was sending is lost: the point
 		delete(g.conns, c)
@@ -135,5 +112,5 @@ func (g *gate) shut() {
 func (g *gate) open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.shutt = false
+	g.closed = false
 }

@@ -1,19 +1,23 @@
 package kafka
 
 import (
-	"os"
-	"syscall"
 	"testing"
+
+	"github.com/tallystick/tallystick/internal/testenv"
 )
 
-const errRefused = syscall.ECONNREFUSED
+func TestMain(m *testing.M) { testenv.Main(m) }
 
-// testBrokers are the seeds; the test fails, never skips, without them.
-func testBrokers(t testing.TB) string {
+// testConfig reaches the embedded broker, or the servers that the environment
+// names, with topic names of the test's own. The suite runs unchanged against
+// the embedded broker and real Apache Kafka.
+func testConfig(t testing.TB) Config {
 	t.Helper()
-	brokers := os.Getenv("TALLYSTICK_TEST_KAFKA_BROKERS")
-	if brokers == "" {
-		t.Fatal("TALLYSTICK_TEST_KAFKA_BROKERS is not set: these tests need a broker")
+	b := testenv.Kafka(t)
+	return Config{
+		Brokers:     b.Seeds,
+		TopicPrefix: b.TopicPrefix,
+		TLS:         TLS{Enabled: b.TLSCA != "", CAFile: b.TLSCA},
+		SASL:        SASL{Mechanism: b.SASLMechanism, Username: b.SASLUser, Password: b.SASLPassword},
 	}
-	return brokers
 }
