@@ -79,13 +79,12 @@ func ImportLiteLLM(r io.Reader, o ImportOptions) (*Book, Report, error) {
 	if o.AsOf.IsZero() {
 		return nil, Report{}, fmt.Errorf("%w: no date", ErrImport)
 	}
-	plain, done, err := plainReader(r)
+	plain, err := readPlain(r)
 	if err != nil {
 		return nil, Report{}, err
 	}
-	defer done()
 	im := newLiteLLM(o)
-	if err := im.read(plain); err != nil {
+	if err := im.read(bytes.NewReader(plain)); err != nil {
 		return nil, Report{}, err
 	}
 	book, err := im.book()
@@ -95,18 +94,29 @@ func ImportLiteLLM(r io.Reader, o ImportOptions) (*Book, Report, error) {
 	return book, im.report, nil
 }
 
-// plainReader undoes zstd, recognised by its magic number, and bounds what it yields.
-func plainReader(r io.Reader) (io.Reader, func(), error) {
+// readPlain reads all of r, undoing zstd, which it recognises by its magic number. It reads
+// into memory before anything is parsed, because json.Decoder scans a long run of blanks
+// anew with every short read: a small hostile file would keep it busy for half a minute.
+func readPlain(r io.Reader) ([]byte, error) {
 	buffered := bufio.NewReader(r)
+	var plain io.Reader = buffered
 	magic, _ := buffered.Peek(4) // a shorter list fails as JSON
-	if !bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}) {
-		return io.LimitReader(buffered, maxListBytes), func() {}, nil
+	if bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}) {
+		d, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxListBytes))
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrImport, err)
+		}
+		defer d.Close()
+		plain = d
 	}
-	d, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxListBytes))
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrImport, err)
+	data, err := io.ReadAll(io.LimitReader(plain, maxListBytes+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrImport, err)
+	case len(data) > maxListBytes:
+		return nil, fmt.Errorf("%w: longer than %d bytes", ErrImport, maxListBytes)
 	}
-	return io.LimitReader(d, maxListBytes), d.Close, nil
+	return data, nil
 }
 
 // liteLLM collects rows while the list is read.
