@@ -74,8 +74,8 @@ type DB struct {
 }
 
 // Open connects to the server of dsn and checks that it answers. A dsn is what
-// clickhouse-go understands (clickhouse://, http://, https://, with secure=true
-// for TLS), or clickhouse+unix:///path/of/socket?database=name for the embedded
+// clickhouse-go understands (clickhouse:// and http://, https://, with
+// secure=true for TLS over clickhouse://), or clickhouse+unix:///path/of/socket?database=name for the embedded
 // engine. Unknown parameters of the URL are settings of every query.
 //
 // Errors: [ErrDSN] (without the DSN, which may hold a password), or what the
@@ -111,10 +111,13 @@ func (db *DB) Close() error {
 func parseDSN(dsn string, role Role) (*ch.Options, error) {
 	var opt *ch.Options
 	var err error
-	if strings.HasPrefix(dsn, unixScheme+":") {
+	switch scheme, _, _ := strings.Cut(dsn, "://"); scheme {
+	case unixScheme:
 		opt, err = parseUnixDSN(dsn, role)
-	} else {
-		opt, err = ch.ParseDSN(dsn)
+	case "clickhouse", "http", "https":
+		opt, err = ch.ParseDSN(secureHTTPS(dsn))
+	default:
+		return nil, ErrDSN
 	}
 	if err != nil {
 		// Parsers quote their input, which may hold a password.
@@ -131,6 +134,18 @@ func parseDSN(dsn string, role Role) (*ch.Options, error) {
 		opt.Settings[name] = value
 	}
 	return opt, nil
+}
+
+// secureHTTPS adds the parameter without which clickhouse-go refuses an https
+// address.
+func secureHTTPS(dsn string) string {
+	if !strings.HasPrefix(dsn, "https://") || strings.Contains(dsn, "secure=") {
+		return dsn
+	}
+	if strings.Contains(dsn, "?") {
+		return dsn + "&secure=true"
+	}
+	return dsn + "?secure=true"
 }
 
 func setDefaults(opt *ch.Options) {
