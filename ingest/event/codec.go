@@ -409,3 +409,19 @@ func uitoa(v uint64) string {
 		}
 	}
 }
+
+// PeekID reads the event id of an encoded UsageEvent without decoding the rest.
+// AppendLog puts it first; wherever it stands, it is found. The result aliases b.
+func PeekID(b []byte) (string, bool) {
+	r := reader{b: b}
+	for {
+		num, wire, ok := r.next()
+		if !ok {
+			return "", false
+		}
+		if num == fieldEventID && wire == wireBytes {
+			return alias(r.bytes()), !r.bad
+		}
+		r.skip(wire)
+	}
+}

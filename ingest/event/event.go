@@ -58,8 +58,6 @@ type Event struct {
 	DecisionAction string
 	DecisionPolicy string
 	DecisionReason string
-	Corrects       string
-	DerivedFrom    string
 
 	// Stamped by the edge.
 	ReceivedAt     int64 // unix nanoseconds

@@ -84,8 +84,6 @@ var Fields = []Field{
 	{Num: 40, Name: "decision_action", Max: 16, OneOf: []string{"allow", "block", "kill"}},
 	{Num: 41, Name: "decision_policy", Max: MaxValueBytes},
 	{Num: 42, Name: "decision_reason", Max: MaxValueBytes},
-	{Num: 43, Name: "corrects", Max: MaxIDBytes},
-	{Num: 44, Name: "derived_from", Max: MaxValueBytes},
 	{Num: fieldReceivedAt, Name: "received_at", Kind: Time, Required: true, Edge: true},
 	{Num: fieldContentMAC, Name: "content_mac", Kind: Bytes, Max: 32, Required: true, Edge: true},
 	{Num: fieldUserPseudonym, Name: "user_pseudonym", Max: 32, Edge: true},
@@ -166,10 +164,6 @@ func (e *Event) StringPtr(num uint8) *string {
 		return &e.DecisionPolicy
 	case 42:
 		return &e.DecisionReason
-	case 43:
-		return &e.Corrects
-	case 44:
-		return &e.DerivedFrom
 	case fieldUserPseudonym:
 		return &e.UserPseudonym
 	default:

@@ -111,6 +111,10 @@ func oneOf(words []string, s string) bool {
 	return false
 }
 
+// ValidText reports whether s is text that every field would take: valid UTF-8
+// without control characters, at most maxBytes long.
+func ValidText(s string, maxBytes int) bool { return len(s) <= maxBytes && textRule(s) == "" }
+
 // textRule is the rule that a text breaks, or "". One pass over ASCII, the
 // slow path only where a byte has its high bit set.
 func textRule(s string) string {

@@ -1,0 +1,169 @@
+package ingest_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tallystick/tallystick/ingest"
+	"github.com/tallystick/tallystick/ingest/event"
+	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/kafka"
+	"github.com/tallystick/tallystick/internal/keyring"
+	"github.com/tallystick/tallystick/internal/tenant"
+)
+
+// noon is the edge's clock in these tests.
+var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+// fakeLog is a Log in memory. answer decides what becomes of a record; nil
+// makes every record durable.
+type fakeLog struct {
+	mu     sync.Mutex
+	recs   []kafka.Record
+	answer func(ctx context.Context, recs []kafka.Record, results []kafka.Result) error
+}
+
+func (l *fakeLog) ProduceBatch(ctx context.Context, recs []kafka.Record, results []kafka.Result) error {
+	if l.answer != nil {
+		if err := l.answer(ctx, recs, results); err != nil {
+			for i := range results {
+				if results[i].Err == nil {
+					l.keep(recs[i])
+				}
+			}
+			return err
+		}
+	}
+	for i := range recs {
+		l.keep(recs[i])
+	}
+	return nil
+}
+
+// keep copies the record: its value is the edge's again when the call returns.
+func (l *fakeLog) keep(r kafka.Record) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r.Value = bytes.Clone(r.Value)
+	l.recs = append(l.recs, r)
+}
+
+func (l *fakeLog) take() []kafka.Record {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	recs := l.recs
+	l.recs = nil
+	return recs
+}
+
+// failAll makes every record of the call fail.
+func failAll(results []kafka.Result, err error) error {
+	for i := range results {
+		results[i] = kafka.Result{Offset: -1, Err: err}
+	}
+	return err
+}
+
+// fakeKeys knows the tenants acme, umbrella and locked; the keys of locked
+// cannot be had.
+type fakeKeys struct{}
+
+var errKeyService = errors.New("key service does not answer")
+
+func (fakeKeys) Derive(id tenant.ID, p keyring.Purpose, epoch uint32) ([keyring.KeyBytes]byte, error) {
+	switch id {
+	case "locked":
+		return [keyring.KeyBytes]byte{}, errKeyService
+	case "acme", "umbrella":
+		return sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d", id, p, epoch)), nil
+	default:
+		return [keyring.KeyBytes]byte{}, keyring.ErrNoKey
+	}
+}
+
+// fakeAuth knows a token per kind of principal.
+type fakeAuth struct{}
+
+func (fakeAuth) Authenticate(_ context.Context, token string) (authn.Principal, error) {
+	switch token {
+	case "admin":
+		return authn.Principal{Subject: "admin", AllTenants: true}, nil
+	case "acme":
+		return authn.Principal{Subject: "acme", Tenants: []tenant.ID{"acme"}}, nil
+	case "two":
+		return authn.Principal{Subject: "two", Tenants: []tenant.ID{"acme", "umbrella"}}, nil
+	case "broken":
+		return authn.Principal{}, errors.New("identity provider does not answer")
+	default:
+		return authn.Principal{}, authn.ErrUnauthenticated
+	}
+}
+
+func newEdge(t testing.TB, log ingest.Log, change ...func(*ingest.Options)) *ingest.Edge {
+	t.Helper()
+	opts := ingest.Options{
+		Topic: "events", EdgeID: "edge-1", EdgeEpoch: 7, Now: func() time.Time { return noon },
+	}
+	for _, f := range change {
+		f(&opts)
+	}
+	e, err := ingest.New(log, fakeKeys{}, fakeAuth{}, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// describe tells what records hold, one line each, sorted.
+func describe(t testing.TB, recs []kafka.Record) (lines []string) {
+	t.Helper()
+	for _, r := range recs {
+		if string(r.Key) != "system/0" && tenant.ID(r.Key).Partition(ingest.DefaultPartitions) != r.Partition {
+			t.Errorf("record of %s in partition %d", r.Key, r.Partition)
+		}
+		kind, body, err := event.SplitRecord(r.Value)
+		if err != nil {
+			t.Fatalf("the edge produced no record: %v", err)
+		}
+		switch kind {
+		case event.UsageRecord:
+			lines = append(lines, "produced "+describeUsage(t, r, body))
+		case event.CountersRecord:
+			c, err := event.DecodeCounters(body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines = append(lines, fmt.Sprintf("counted tenant=%s producer=%q accepted=%d refused=%d %v", c.Tenant, c.ProducerID, c.Accepted, c.Refused, c.Reasons))
+		default:
+			t.Fatalf("the edge produced a record of kind %d", kind)
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func describeUsage(t testing.TB, r kafka.Record, body []byte) string {
+	t.Helper()
+	var e event.Event
+	if err := e.DecodeProto(body, event.Log); err != nil {
+		t.Fatalf("the edge produced an event that does not decode: %v", err)
+	}
+	if err := e.Validate(true); err != nil {
+		t.Fatalf("the edge produced an event that is not valid: %v", err)
+	}
+	if e.ReceivedAt != noon.UnixNano() || r.TimestampMs != noon.UnixMilli() || string(r.Key) != e.Tenant || r.Topic != "events" {
+		t.Errorf("stamped %d, record time %d, key %s, topic %s", e.ReceivedAt, r.TimestampMs, r.Key, r.Topic)
+	}
+	s := fmt.Sprintf("tenant=%s event_id=%q model=%q tokens=%v", e.Tenant, e.ID, e.Model, e.Tokens)
+	if e.UserPseudonym != "" {
+		s += " user=" + e.UserPseudonym[:8] + "…"
+	}
+	return s
+}
