@@ -147,7 +147,7 @@ func cloneRows(rows []Row) []Row {
 func (r *Row) check() error {
 	fail := func(rule string) error { return fmt.Errorf("%w: %q/%q: %s", ErrRow, r.Provider, r.Model, rule) }
 	switch {
-	case !validName(r.Provider) || strings.Contains(r.Provider, "/"):
+	case !validProvider(r.Provider):
 		return fail("provider is not a name")
 	case !validName(r.Model):
 		return fail("model is not a name")
@@ -213,6 +213,11 @@ func validName(s string) bool {
 		}
 	}
 	return true
+}
+
+// validProvider is validName for providers, which are short and have no slash.
+func validProvider(s string) bool {
+	return validName(s) && len(s) <= maxProvider && !strings.Contains(s, "/")
 }
 
 // validText accepts printable ASCII that JSON writes as it is.

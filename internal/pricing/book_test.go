@@ -138,6 +138,7 @@ func TestNewBookRefuses(t *testing.T) {
 		"not ASCII":         {header, change(func(r *pricing.Row) { r.Provider = "ä" }), nil, pricing.ErrRow},
 		"slash":             {header, change(func(r *pricing.Row) { r.Provider = "a/b" }), nil, pricing.ErrRow},
 		"no name":           {header, change(func(r *pricing.Row) { r.Model = "" }), nil, pricing.ErrRow},
+		"long provider":     {header, change(func(r *pricing.Row) { r.Provider = strings.Repeat("p", 65) }), nil, pricing.ErrRow},
 		"long name":         {header, change(func(r *pricing.Row) { r.Model = strings.Repeat("m", 257) }), nil, pricing.ErrRow},
 		"control in source": {header, change(func(r *pricing.Row) { r.Source = "a\nb" }), nil, pricing.ErrRow},
 		"no valid time":     {header, change(func(r *pricing.Row) { r.ValidFrom = time.Time{} }), nil, pricing.ErrRow},

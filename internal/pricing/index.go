@@ -77,7 +77,7 @@ func (x *index) addAliases(aliases []Alias) error {
 			continue
 		}
 		_, taken := x.providers[a.Name]
-		if !validName(a.Name) || strings.Contains(a.Name, "/") || taken || x.providers[a.Provider] != a.Provider {
+		if !validProvider(a.Name) || taken || x.providers[a.Provider] != a.Provider {
 			return fmt.Errorf("%w: %w %q of provider %q", ErrRow, errAlias, a.Name, a.Provider)
 		}
 		x.providers[a.Name] = a.Provider

@@ -2,6 +2,13 @@ package pricing
 
 import "strings"
 
+// The longest names that lookup normalises: a model of MaxName behind a provider and a slash.
+// Small, because the buffers are cleared on every such call.
+const (
+	maxProvider  = 64
+	maxUsageName = MaxName + maxProvider + 1
+)
+
 // lookup finds a model by the names a producer used. The rules, in order:
 //
 //  1. The exact names; this is the hot path.
@@ -21,11 +28,11 @@ func (x *index) lookup(provider, name string) *model {
 	if m := x.models[modelKey{provider, name}]; m != nil {
 		return m
 	}
-	if len(provider) > MaxName || len(name) > 2*MaxName {
+	if len(provider) > maxProvider || len(name) > maxUsageName {
 		return nil
 	}
-	var providerBuf [MaxName]byte
-	var nameBuf [2 * MaxName]byte
+	var providerBuf [maxProvider]byte
+	var nameBuf [maxUsageName]byte
 	lowProvider := lower(providerBuf[:0], provider)
 	low := lower(nameBuf[:0], name)
 	if len(lowProvider) == 0 {

@@ -78,7 +78,7 @@ func entryKey(name, provider string) (key rowKey, prefixed bool, refused string)
 	if head, rest, ok := strings.Cut(key.model, "/"); ok && isRegion(key.provider, head) {
 		key.region, key.model = head, rest
 	}
-	if !validName(key.provider) || strings.Contains(key.provider, "/") || !validName(key.model) {
+	if !validProvider(key.provider) || !validName(key.model) {
 		return rowKey{}, false, RefusedName
 	}
 	return key, prefixed, ""
