@@ -237,7 +237,7 @@ func (c *ClickHouse) start(ctx context.Context, opt ClickHouseOptions, run strin
 	return err
 }
 
-// watch reaps the child after its last words.
+// watch reaps the child after its last words and frees its directory.
 func (c *ClickHouse) watch(logDone <-chan struct{}) {
 	<-logDone
 	err := c.cmd.Wait()
@@ -245,6 +245,7 @@ func (c *ClickHouse) watch(logDone <-chan struct{}) {
 		err = fmt.Errorf("ClickHouse ended: %w: %s", err, c.log.complaint())
 	}
 	c.err = err
+	c.releaseFiles()
 	close(c.done)
 }
 

@@ -18,7 +18,6 @@ const (
 	queryMemoryPercent   = 75 // of Config.MaxMemoryBytes, for one query
 	spillMemoryPercent   = 20 // of Config.MaxMemoryBytes, then aggregation and sort go to disk
 	maxMergeBytes        = 8 << 30
-	deduplicationWindow  = 1000
 	maxReaderThreads     = 2
 	defaultExecutionSecs = 300
 )
@@ -62,9 +61,13 @@ type serverConfig struct {
 	MergeTree           mergeTreeConfig `xml:"merge_tree"`
 }
 
-// mergeTreeConfig are defaults for tables; a table's own SETTINGS win.
+// mergeTreeConfig are defaults for tables; a table's own SETTINGS win. The
+// deduplication window is left at 0: with one, equal blocks without a token are
+// dropped too, so it belongs only to tables that are written with tokens.
+//
+// Parts are synced because the pipeline's checkpoint in Postgres is: without,
+// a power cut would leave the checkpoint ahead of the rows.
 type mergeTreeConfig struct {
-	DeduplicationWindow int   `xml:"non_replicated_deduplication_window"`
 	MaxMergeBytes       int64 `xml:"max_bytes_to_merge_at_max_space_in_pool"`
 	FreeEntriesMutation int   `xml:"number_of_free_entries_in_pool_to_execute_mutation"`
 	FreeEntriesLower    int   `xml:"number_of_free_entries_in_pool_to_lower_max_size_of_merge"`
@@ -101,7 +104,6 @@ func (c Config) writeConfig() (string, error) {
 		OutdatedParts:       backgroundThreads,
 		PartsCleaning:       backgroundThreads,
 		MergeTree: mergeTreeConfig{
-			DeduplicationWindow: deduplicationWindow,
 			MaxMergeBytes:       maxMergeBytes,
 			FreeEntriesMutation: 1,
 			FreeEntriesLower:    1,
