@@ -1,0 +1,75 @@
+/** What the page shows, as its address says it. Unknown values fall back to the defaults. */
+import type { Filter } from "./api/client.ts";
+
+export const windows = [
+  ["24h", "24 h"], ["7d", "7 d"], ["30d", "30 d"], ["mtd", "Month"], ["all", "All"],
+] as const;
+export const dimensions = ["team", "model", "provider", "service", "environment"] as const;
+export const metrics = ["cost", "requests"] as const;
+
+export type WindowName = (typeof windows)[number][0];
+export type Dimension = (typeof dimensions)[number];
+export type Metric = (typeof metrics)[number];
+
+export interface View {
+  readonly tenant: string;
+  readonly window: WindowName;
+  readonly by: Dimension;
+  readonly metric: Metric;
+  readonly filters: readonly Filter[];
+  /** "local" shows and buckets times in the browser's zone. */
+  readonly zone: "utc" | "local";
+}
+
+export const defaults: View = { tenant: "", window: "7d", by: "team", metric: "cost", filters: [], zone: "utc" };
+
+/** Reads a query string such as "?tenant=acme&window=24h&where=team:search". */
+export function readView(query: string): View {
+  const params = new URLSearchParams(query);
+  return {
+    tenant: params.get("tenant") ?? "",
+    window: one(params.get("window"), windows.map(([name]) => name), defaults.window),
+    by: one(params.get("by"), dimensions, defaults.by),
+    metric: one(params.get("metric"), metrics, defaults.metric),
+    filters: params.getAll("where").flatMap(readFilter),
+    zone: one(params.get("zone"), ["utc", "local"] as const, defaults.zone),
+  };
+}
+
+/** The query string of a view; what is default is left out. */
+export function writeView(view: View): string {
+  const params = new URLSearchParams();
+  if (view.tenant) params.set("tenant", view.tenant);
+  for (const key of ["window", "by", "metric", "zone"] as const) {
+    if (view[key] !== defaults[key]) params.set(key, view[key]);
+  }
+  for (const filter of view.filters) params.append("where", `${filter.dimension}:${filter.values[0]}`);
+  const query = params.toString();
+  return query ? `?${query}` : "";
+}
+
+/** Keeps only this value of the dimension, in place of what the view kept before. */
+export function withFilter(view: View, dimension: Dimension, value: string): View {
+  const others = view.filters.filter((filter) => filter.dimension !== dimension);
+  return { ...view, filters: [...others, { dimension, values: [value] }] };
+}
+
+export function withoutFilter(view: View, dimension: string): View {
+  return { ...view, filters: view.filters.filter((filter) => filter.dimension !== dimension) };
+}
+
+/** The dimension shown beside the chosen one: the model, or the team when that is the model. */
+export function beside(by: Dimension): Dimension {
+  return by === "model" ? "team" : "model";
+}
+
+function one<T extends string>(value: string | null, known: readonly T[], otherwise: T): T {
+  return known.includes(value as T) ? (value as T) : otherwise;
+}
+
+function readFilter(text: string): Filter[] {
+  const at = text.indexOf(":");
+  const dimension = text.slice(0, at);
+  if (at < 0 || !(dimensions as readonly string[]).includes(dimension) || at === text.length - 1) return [];
+  return [{ dimension, values: [text.slice(at + 1)] }];
+}

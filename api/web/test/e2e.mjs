@@ -1,0 +1,255 @@
+// The page in a real Chromium: it shows the totals it was given, its charts
+// have content, nothing is written to the console, and axe finds nothing.
+//
+//   npm run e2e                                   against the mock, and exactly
+//   npm run e2e -- --url 'http://127.0.0.1:8080/#token=…'   against a server
+//   … --shots DIR                                 keeps screenshots
+import assert from "node:assert/strict";
+import { mkdtempSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { chromium } from "playwright-core";
+import { mock, token } from "./mock.mjs";
+
+const { values: flags } = parseArgs({ options: { url: { type: "string" }, shots: { type: "string" } } });
+const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const profile = mkdtempSync(join(tmpdir(), "tallystick-chromium-"));
+if (flags.shots) mkdirSync(flags.shots, { recursive: true });
+
+const browser = await chromium.launchPersistentContext(profile, {
+  executablePath,
+  headless: true,
+  viewport: { width: 1440, height: 900 },
+  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+});
+const stand = flags.url ? undefined : mock();
+const origin = flags.url ? new URL(flags.url).origin : await stand.listen();
+const address = flags.url ?? `${origin}/#token=${token}`;
+
+/** What the browser complained about since last asked; failed requests that a test provoked are not complaints. */
+const complaints = [];
+const page = await browser.newPage();
+page.on("console", (message) => {
+  if (["error", "warning"].includes(message.type()) && !/Failed to load resource/.test(message.text())) complaints.push(message.text());
+});
+page.on("pageerror", (error) => complaints.push(String(error)));
+page.on("request", (request) => {
+  if (!request.url().startsWith(origin)) complaints.push(`asked elsewhere: ${request.url()}`);
+});
+
+const shot = (name) => flags.shots && page.screenshot({ path: join(flags.shots, `${name}.png`), fullPage: true });
+const open = async (query = "") => {
+  await page.goto(address.replace("/#", `/${query}#`));
+  await page.reload();
+};
+const loaded = () => page.waitForSelector('[data-test="panel-side"] canvas');
+
+async function accessible(where) {
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+  const found = violations.map((one) => `${one.id} (${one.nodes.length}): ${one.nodes[0].html.slice(0, 160)} ${one.nodes[0].failureSummary}`);
+  assert.deepEqual(found, [], `axe, ${where}`);
+}
+
+/** The number of colours the chart's canvas is painted in, beside the ground. */
+const colours = (panel) => page.evaluate((name) => {
+  const canvas = document.querySelector(`[data-test="${name}"] canvas`);
+  const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
+  const counts = new Map();
+  for (let at = 0; at < data.length; at += 4) {
+    if (data[at + 3] < 255) continue;
+    const key = `${data[at]},${data[at + 1]},${data[at + 2]}`;
+    counts.set(key, (counts.get(key) ?? 0) + 1);
+  }
+  return [...counts.values()].filter((count) => count > 200).length;
+}, panel);
+
+const checks = {
+  async "shows totals, charts and the ledger"() {
+    await open();
+    await loaded();
+    assert.match(await page.textContent('[data-test="total"]'), /^\$[\d,]+\.\d{2,}$/);
+    assert.match(await page.textContent('[data-test="total-exact"]'), /^[\d,]+\.\d{12} USD$/);
+    assert.match(await page.textContent('[data-test="ledger"]'), /This report covers entries 1…[\d,]+/);
+    for (const panel of ["panel-main", "panel-side"]) {
+      assert.ok((await colours(panel)) >= 2, `${panel} has no bars`);
+    }
+    assert.ok(!page.url().includes("token"), "the token stayed in the address");
+    await shot("light");
+    await accessible("light");
+  },
+
+  async "is as clean in the dark"() {
+    await page.emulateMedia({ colorScheme: "dark" });
+    await page.waitForTimeout(0);
+    assert.ok((await colours("panel-main")) >= 2);
+    await shot("dark");
+    await accessible("dark");
+    await page.emulateMedia({ colorScheme: "light" });
+    await page.getByRole("button", { name: /^Theme: auto/ }).click();
+    await page.getByRole("button", { name: /^Theme: light/ }).click();
+    assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), "dark");
+    await page.getByRole("button", { name: /^Theme: dark/ }).click();
+  },
+
+  async "prints a pointed bucket and takes the arrow keys"() {
+    const chart = page.locator('[data-test="panel-main"] [role="slider"]');
+    await chart.focus();
+    await page.keyboard.press("End");
+    await page.keyboard.press("ArrowLeft");
+    await page.waitForSelector(".tip");
+    const count = Number(await chart.getAttribute("aria-valuemax"));
+    assert.equal(Number(await chart.getAttribute("aria-valuenow")), count - 1);
+    await shot("pointed");
+    await accessible("tip");
+  },
+
+  async "has the figures as a table"() {
+    await page.locator('[data-test="panel-main"]').getByText("Table", { exact: true }).click();
+    await page.waitForSelector('[data-test="panel-main"] table.buckets');
+    await shot("table");
+    await accessible("table");
+  },
+
+  async "verifies what the report covers"() {
+    await page.getByRole("button", { name: /^Verify/ }).click();
+    await page.waitForSelector('[data-test="verdict"] .verdict');
+    assert.match(await page.textContent('[data-test="verdict"]'), /^Intact/);
+    await accessible("verdict");
+  },
+
+  async "keeps the view in the address"() {
+    await page.getByLabel("Group by").selectOption("provider");
+    await page.getByText("24 h", { exact: true }).click();
+    await page.waitForFunction(() => /by=provider/.test(location.search) && /window=24h/.test(location.search));
+    await page.waitForSelector(".overview:not(.stale)");
+    await page.waitForSelector('section[aria-label="By provider"] canvas, section[aria-label="By provider"] table');
+    await shot("day");
+    await page.goBack();
+    await page.waitForFunction(() => !/window=/.test(location.search));
+  },
+
+  async "shows all time"() {
+    await open("?window=all&by=environment&metric=requests");
+    await loaded();
+    assert.ok((await colours("panel-main")) >= 1);
+    await shot("all");
+  },
+
+  async "is usable on a phone"() {
+    await page.setViewportSize({ width: 390, height: 844 });
+    await open();
+    await loaded();
+    await shot("phone");
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    assert.ok(wide <= 0, `the page is ${wide} px wider than the screen`);
+    assert.ok((await colours("panel-main")) >= 2, "no bars on a narrow screen");
+    await accessible("phone");
+  },
+};
+
+const digits = (text) => text.replace(/[^\d]/g, "");
+const against = {
+  async "prints the exact sum of what the server sent"() {
+    const [answer] = await Promise.all([
+      page.waitForResponse((response) => response.url().includes("timeseries") && response.request().postData().includes('"team"')),
+      open("?window=24h"),
+    ]);
+    const { series } = await answer.json();
+    await loaded();
+    const sum = series.flatMap((one) => one.cost_usd).reduce((total, text) => total + BigInt(digits(text)), 0n);
+    assert.ok(sum > 0n);
+    assert.equal(BigInt(digits(await page.textContent('[data-test="total-exact"]'))), sum);
+    assert.equal(BigInt(digits(await page.getAttribute('[data-test="panel-main"] [data-test="sum"]', "title"))), sum);
+  },
+
+  async "keeps only what a filter names"() {
+    await page.locator('[data-test="panel-main"]').getByRole("button", { name: "search", exact: true }).click();
+    await page.waitForFunction(() => location.search.includes("where=team%3Asearch"));
+    await page.waitForFunction(() => document.querySelectorAll('[data-test="panel-main"] .groups tbody tr').length === 1);
+    await shot("filtered");
+    await page.getByRole("button", { name: /remove filter/ }).click();
+    await page.waitForFunction(() => !location.search.includes("where"));
+  },
+
+  async "says so when a window is empty"() {
+    await open("?tenant=quiet");
+    await page.getByText("No usage in this window").first().waitFor();
+    await shot("empty");
+    await accessible("empty");
+  },
+
+  async "shows a problem and recovers"() {
+    stand.state.fault = "store";
+    await open();
+    await page.getByText("The report store is away").waitFor();
+    assert.match(await page.textContent(".alert"), /ClickHouse does not answer.*req-7f3a/s);
+    await shot("problem");
+    await accessible("problem");
+    stand.state.fault = "";
+    await page.getByRole("button", { name: "Try again" }).click();
+    await loaded();
+    assert.equal(await page.locator(".alert").count(), 0);
+  },
+
+  async "shows a broken ledger and a halted partition"() {
+    stand.state.fault = "broken";
+    await page.getByRole("button", { name: /^Verify/ }).click();
+    await page.getByText(/First bad entry #4,212/).waitFor();
+    stand.state.fault = "halted";
+    await page.getByText(/partition 2: the chain/).waitFor();
+    await shot("broken");
+    await accessible("broken");
+    stand.state.fault = "";
+  },
+
+  async "follows the ledger"() {
+    const before = stand.state.requests.filter((one) => one.includes("summary")).length;
+    stand.state.entries += 1000n;
+    await page.getByText("#1,385,221").waitFor();
+    await page.waitForFunction(() => /1…1,385,221/.test(document.querySelector('[data-test="ledger"]').textContent), null, { timeout: 20_000 });
+    assert.ok(stand.state.requests.filter((one) => one.includes("summary")).length > before);
+  },
+
+  async "asks for a token where it has none or a wrong one"() {
+    await page.evaluate(() => sessionStorage.clear());
+    await page.goto(origin);
+    await page.getByLabel("Token").fill("wrong");
+    await page.getByRole("button", { name: "Open the dashboard" }).click();
+    await page.getByText("The token is not known.").waitFor();
+    await shot("token");
+    await accessible("token");
+    await page.getByLabel("Token").fill(token);
+    await page.keyboard.press("Enter");
+    await loaded();
+  },
+};
+
+let failed = 0;
+try {
+  for (const [name, check] of Object.entries(stand ? { ...checks, ...against } : checks)) {
+    const begun = Date.now();
+    try {
+      await page.setViewportSize({ width: 1440, height: 900 });
+      await check();
+      assert.deepEqual(complaints.splice(0), [], "the browser complained");
+      console.log(`ok   ${name} (${Date.now() - begun} ms)`);
+    } catch (error) {
+      failed++;
+      complaints.length = 0;
+      console.error(`FAIL ${name}\n${error.stack ?? error}`);
+      await shot(`failed-${failed}`);
+    }
+  }
+} finally {
+  await browser.close();
+  stand?.close();
+  rmSync(profile, { recursive: true, force: true });
+}
+console.log(failed ? `web: ${failed} failed` : "web: ok");
+process.exit(failed ? 1 : 0);
