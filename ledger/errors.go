@@ -1,0 +1,19 @@
+package ledger
+
+import "errors"
+
+// Errors of a Store.
+var (
+	// ErrFenced says that another writer owns the partition, or that a head
+	// moved under us. The caller throws its state away and assigns anew.
+	ErrFenced = errors.New("ledger: fenced by another writer")
+	// ErrTopicChanged says that the stored offsets belong to another topic or to
+	// another number of partitions. Nobody resets that by itself.
+	ErrTopicChanged = errors.New("ledger: stored offsets belong to another topic")
+	// ErrRefused says that the store refuses the batch for what is in it (a
+	// constraint, a type): sending it again cannot help. The partition halts.
+	ErrRefused = errors.New("ledger: the store refuses the batch")
+	// ErrRuleVersion says that a control record asks for rules that this binary
+	// does not have. A newer binary must go on here.
+	ErrRuleVersion = errors.New("ledger: control record asks for rules this binary does not know")
+)

@@ -1,0 +1,104 @@
+package pgstore
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tallystick/tallystick/ledger"
+)
+
+type (
+	commandTag  = pgconn.CommandTag
+	timestamptz = time.Time
+)
+
+// The COPY statements and the column order of the encoders below.
+const (
+	copyEntries = `copy ledger.entry_0 (tenant_id, seq, kind, key_epoch, occurred_at, cost_usd, canonical, chain, mac) from stdin binary`
+	copyKeys    = `copy ledger.event_key_0 (tenant_id, key, content, seq) from stdin binary`
+)
+
+// copySignature starts a binary COPY: the signature, no flags, no extension
+// (PostgreSQL documentation, COPY, "Binary Format").
+const copySignature = "PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+
+// postgresEpoch is 2000-01-01 in unix microseconds, the zero of timestamptz.
+const postgresEpoch = 946_684_800_000_000
+
+// copyBuffers is the memory of one commit, reused.
+type copyBuffers struct {
+	entries, keys []byte
+	heads         heads
+}
+
+func (c *copyBuffers) encode(b *ledger.Batch) {
+	c.entries = append(c.entries[:0], copySignature...)
+	c.keys = append(c.keys[:0], copySignature...)
+	for i := range b.Groups {
+		g := &b.Groups[i]
+		rows := b.Rows[g.First : g.First+g.Count]
+		for j := range rows {
+			c.entries = appendEntry(c.entries, g.After.Tenant, &rows[j])
+			c.keys = appendKey(c.keys, g.After.Tenant, &rows[j])
+		}
+	}
+	c.entries = append(c.entries, 0xff, 0xff)
+	c.keys = append(c.keys, 0xff, 0xff)
+}
+
+func appendEntry(b []byte, tenant string, r *ledger.Row) []byte {
+	b = binary.BigEndian.AppendUint16(b, 9)
+	b = appendText(b, tenant)
+	b = appendInt64(b, r.Seq)
+	b = append(b, 0, 0, 0, 2, 0, byte(r.Kind))
+	b = append(b, 0, 0, 0, 4)
+	b = binary.BigEndian.AppendUint32(b, r.Epoch)
+	if r.OccurredAt == 0 {
+		b = appendNull(b)
+	} else {
+		b = appendInt64(b, floorMicros(r.OccurredAt)-postgresEpoch)
+	}
+	if r.Priced {
+		b = r.Cost.AppendPgField(b)
+	} else {
+		b = appendNull(b)
+	}
+	b = appendBytes(b, r.Canonical)
+	b = appendBytes(b, r.Chain[:])
+	return appendBytes(b, r.MAC[:])
+}
+
+func appendKey(b []byte, tenant string, r *ledger.Row) []byte {
+	b = binary.BigEndian.AppendUint16(b, 4)
+	b = appendText(b, tenant)
+	b = appendBytes(b, r.Key[:])
+	b = appendBytes(b, r.Content[:])
+	return appendInt64(b, r.Seq)
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...)
+}
+
+func appendBytes(b, v []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(v))), v...)
+}
+
+func appendInt64(b []byte, v int64) []byte {
+	return binary.BigEndian.AppendUint64(append(b, 0, 0, 0, 8), uint64(v))
+}
+
+func appendNull(b []byte) []byte { return append(b, 0xff, 0xff, 0xff, 0xff) }
+
+// floorMicros is how a projection shortens nanoseconds: towards the past.
+func floorMicros(ns int64) int64 {
+	us := ns / 1000
+	if ns%1000 < 0 {
+		us--
+	}
+	return us
+}
+
+func micros(ns int64) time.Time { return time.UnixMicro(floorMicros(ns)) }

@@ -1,0 +1,307 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tallystick/tallystick/internal/kafka"
+)
+
+// pipelineDepth is how many batches of a partition are in hand: one being
+// built, one being committed, one being published.
+const pipelineDepth = 3
+
+// shutdownTime is how long the batches in hand may take to be committed and
+// published after the partition was taken away or the process asked to stop.
+const shutdownTime = 10 * time.Second
+
+// idleTime is how long a partition waits for records before it notes in the
+// store what it has published.
+const idleTime = 500 * time.Millisecond
+
+// pipeline is one partition at work: the goroutine of run reads and builds,
+// one commits, one publishes. A batch passes through them in order; if one
+// fails, everything behind it is thrown away with the core.
+type pipeline struct {
+	w     *Writer
+	core  *core
+	st    State // as of the last batch handed over
+	src   Source
+	stats *PartitionStats
+
+	work    context.Context // ends when a stage fails, or shutdownTime after ctx
+	fail    context.CancelCauseFunc
+	free    chan *builder
+	commits chan *builder
+	publish chan *builder
+	stages  sync.WaitGroup
+
+	published atomic.Int64
+	noted     int64 // published batch that the store knows of
+
+	recs  recordBuffer
+	loads *loader
+}
+
+func newPipeline(ctx context.Context, w *Writer, core *core, st State, src Source, stats *PartitionStats) *pipeline {
+	p := &pipeline{
+		w: w, core: core, st: st, src: src, stats: stats, noted: st.PublishedBatch,
+		free:    make(chan *builder, pipelineDepth),
+		commits: make(chan *builder),
+		publish: make(chan *builder),
+	}
+	p.published.Store(st.PublishedBatch)
+	p.work, p.fail = context.WithCancelCause(context.WithoutCancel(ctx))
+	for range pipelineDepth {
+		p.free <- &builder{}
+	}
+	p.loads = newLoader(w.store)
+	return p
+}
+
+// run reads and builds until ctx ends or a stage fails, and waits for the
+// stages behind it.
+func (p *pipeline) run(ctx context.Context, reader Reader) error {
+	p.stages.Go(p.commitLoop)
+	p.stages.Go(p.publishLoop)
+	p.stages.Go(func() { p.loads.run(p.work, p.fail) })
+	// A stage that fails ends the wait for records, too.
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(p.work, stop)()
+
+	err := p.buildLoop(ctx, reader)
+	if err != nil && ctx.Err() == nil {
+		p.fail(err)
+	}
+	timer := time.AfterFunc(shutdownTime, func() { p.fail(errors.New("shutting down took too long")) })
+	defer timer.Stop()
+	close(p.commits)
+	p.loads.close()
+	p.stages.Wait()
+	p.note()
+	p.fail(nil)
+	if cause := context.Cause(p.work); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return err
+}
+
+// buildLoop makes batches of what arrives.
+func (p *pipeline) buildLoop(ctx context.Context, reader Reader) error {
+	for {
+		var b *builder
+		select {
+		case b = <-p.free:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := p.gather(ctx, reader); err != nil {
+			return err
+		}
+		err := p.build(b)
+		if err == nil {
+			select {
+			case p.commits <- b:
+				continue
+			case <-p.work.Done():
+				err = context.Cause(p.work)
+			}
+		}
+		<-p.w.slots
+		return err
+	}
+}
+
+// gather reads records until there are enough, or until the first has waited
+// for Linger and it is this partition's turn to commit. On success it holds a
+// slot.
+func (p *pipeline) gather(ctx context.Context, reader Reader) error {
+	linger := p.w.opts.Linger
+	var deadline time.Time // zero: no record waits yet
+	for n := len(p.recs.pending()); n < p.w.opts.MaxBatchRecords; n = len(p.recs.pending()) {
+		wait := idleTime
+		if n > 0 {
+			if wait = time.Until(deadline); wait <= 0 {
+				if p.tryTurn() {
+					return nil
+				}
+				// Others commit: meanwhile the batch grows.
+				wait, deadline = linger/4, time.Now().Add(linger/4)
+			}
+		}
+		got, err := p.next(ctx, reader, wait)
+		if err != nil {
+			return err
+		}
+		switch {
+		case len(got) == 0 && n == 0:
+			p.note()
+		case n == 0:
+			deadline = time.Now().Add(linger)
+		}
+		p.recs.add(got)
+	}
+	select {
+	case p.w.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// tryTurn takes a slot if one is free.
+func (p *pipeline) tryTurn() bool {
+	select {
+	case p.w.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// next waits for records, at most for the given time.
+func (p *pipeline) next(ctx context.Context, reader Reader, wait time.Duration) ([]kafka.Record, error) {
+	limited, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	recs, err := reader.Next(limited)
+	if err != nil && ctx.Err() == nil && limited.Err() != nil {
+		return nil, nil
+	}
+	return recs, err
+}
+
+// build makes the batch of the gathered records.
+func (p *pipeline) build(b *builder) error {
+	c := p.core
+	b.reset()
+	c.begin()
+	p.loads.absorb(c)
+	recs := p.recs.pending()
+	if err := p.read(c.needs(recs)); err != nil {
+		return err
+	}
+	n := 0
+	for n < len(recs) && len(c.touched) < p.w.opts.MaxTenants {
+		if err := c.build(b, &recs[n]); err != nil {
+			return fmt.Errorf("offset %d: %w", recs[n].offset, err)
+		}
+		n++
+	}
+	c.finish(b)
+	c.remember()
+	batch := &b.batch
+	batch.Topic, batch.Partition = c.topic, c.partition
+	batch.Epoch, batch.Number = p.st.Epoch, c.number
+	batch.FirstOffset, batch.NextOffset = p.st.NextOffset, recs[n-1].offset+1
+	p.st.LastBatch, p.st.NextOffset = batch.Number, batch.NextOffset
+	b.stats = c.stats
+	p.recs.drop(n)
+	return nil
+}
+
+// read fetches what the records need from the store.
+func (p *pipeline) read(tenants []string, refs []KeyRef) error {
+	var heads []Head
+	var known []KnownKey
+	var err error
+	if len(tenants) > 0 {
+		if heads, err = p.w.store.Heads(p.work, tenants); err != nil {
+			return fmt.Errorf("read heads: %w", err)
+		}
+	}
+	if len(refs) > 0 {
+		if known, err = p.w.store.Known(p.work, refs); err != nil {
+			return fmt.Errorf("read known ids: %w", err)
+		}
+	}
+	p.core.learn(heads, known)
+	p.loads.want(p.core, heads)
+	return nil
+}
+
+// commitLoop commits batches in order.
+func (p *pipeline) commitLoop() {
+	defer close(p.publish)
+	for b := range p.commits {
+		b.batch.Published = p.published.Load()
+		err := p.w.store.Commit(p.work, &b.batch)
+		<-p.w.slots
+		if err != nil {
+			p.fail(fmt.Errorf("commit batch %d at offset %d: %w", b.batch.Number, b.batch.FirstOffset, err))
+			return
+		}
+		p.noteCommitted(b)
+		select {
+		case p.publish <- b:
+		case <-p.work.Done():
+			return
+		}
+	}
+}
+
+func (p *pipeline) noteCommitted(b *builder) {
+	p.stats.committed(&b.batch)
+	p.w.stats.add(&b.batch, &b.stats)
+	p.src.CommitForLag(b.batch.NextOffset)
+}
+
+// publishLoop publishes batches in order.
+func (p *pipeline) publishLoop() {
+	var frames frameBuffer
+	for b := range p.publish {
+		if err := p.w.publish(p.work, &b.batch, &frames); err != nil {
+			p.fail(fmt.Errorf("publish batch %d: %w", b.batch.Number, err))
+			return
+		}
+		p.published.Store(b.batch.Number)
+		p.stats.publishedBatch.Store(b.batch.Number)
+		p.free <- b
+	}
+}
+
+// note tells the store what is published, when no commit has carried it. It is
+// only a cursor: a failure costs publishing a batch again.
+func (p *pipeline) note() {
+	n := p.published.Load()
+	if n <= p.noted {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.work), 2*time.Second)
+	defer cancel()
+	if p.w.store.Published(ctx, p.core.partition, p.st.Epoch, n) == nil {
+		p.noted = n
+	}
+}
+
+// recordBuffer copies records, because the reader reuses their memory.
+type recordBuffer struct {
+	recs  []record
+	done  int // of recs
+	arena []byte
+}
+
+// pending are the records that no batch holds yet.
+func (r *recordBuffer) pending() []record { return r.recs[r.done:] }
+
+// drop takes the first n pending records away. When none is left, the memory
+// is reused.
+func (r *recordBuffer) drop(n int) {
+	if r.done += n; r.done == len(r.recs) {
+		r.recs, r.arena, r.done = r.recs[:0], r.arena[:0], 0
+	}
+}
+
+func (r *recordBuffer) add(recs []kafka.Record) {
+	for i := range recs {
+		from := len(r.arena)
+		r.arena = append(r.arena, recs[i].Key...)
+		mid := len(r.arena)
+		r.arena = append(r.arena, recs[i].Value...)
+		r.recs = append(r.recs, record{offset: recs[i].Offset, key: r.arena[from:mid:mid], value: r.arena[mid:len(r.arena):len(r.arena)]})
+	}
+}

@@ -1,0 +1,180 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/tallystick/tallystick/internal/kafka"
+)
+
+// Reader reads the records of one partition in offset order.
+type Reader interface {
+	// Next waits for at least one record. The slice and the memory behind it
+	// are overwritten by the next call.
+	Next(ctx context.Context) ([]kafka.Record, error)
+	Close()
+}
+
+// Source opens a partition of `events` at an offset. kafka.Partition is one.
+type Source interface {
+	Open(ctx context.Context, at kafka.Position) (Reader, error)
+	// CommitForLag notes the place for dashboards. Nothing reads it back.
+	CommitForLag(next int64)
+}
+
+// Publisher writes records to Kafka and waits for their acknowledgement.
+type Publisher interface {
+	ProduceBatch(ctx context.Context, recs []kafka.Record, results []kafka.Result) error
+}
+
+// Options of a Writer.
+type Options struct {
+	// MaxBatchRecords bounds one commit; default 10,000.
+	MaxBatchRecords int
+	// Linger is how long a batch waits for more records; default 25 ms.
+	Linger time.Duration
+	// MaxTenants bounds the tenants of one commit, each of which takes a lock;
+	// default 2,000.
+	MaxTenants int
+	// Commits bounds the partitions that build and commit at once; default 3.
+	// While a partition waits for its turn its batch grows.
+	Commits int
+	// RetryMin and RetryMax bound the backoff after a transient failure;
+	// defaults 50 ms and 5 s.
+	RetryMin, RetryMax time.Duration
+}
+
+func (o Options) withDefaults() Options {
+	def := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&o.MaxBatchRecords, 10_000)
+	def(&o.MaxTenants, 2_000)
+	def(&o.Commits, 3)
+	defDuration := func(v *time.Duration, d time.Duration) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	defDuration(&o.Linger, 25*time.Millisecond)
+	defDuration(&o.RetryMin, 50*time.Millisecond)
+	defDuration(&o.RetryMax, 5*time.Second)
+	return o
+}
+
+// Writer runs the partitions of `events` that are assigned to this process.
+type Writer struct {
+	store  Store
+	keys   Keys
+	pub    Publisher
+	topics kafka.Topics
+	opts   Options
+	log    *slog.Logger
+	slots  chan struct{} // one per partition that may build and commit
+	stats  Stats
+}
+
+// NewWriter makes a Writer.
+func NewWriter(store Store, keys Keys, pub Publisher, topics kafka.Topics, opts Options, log *slog.Logger) *Writer {
+	opts = opts.withDefaults()
+	w := &Writer{store: store, keys: keys, pub: pub, topics: topics, opts: opts, log: log}
+	w.slots = make(chan struct{}, opts.Commits)
+	w.stats.partitions = make(map[int32]*PartitionStats)
+	return w
+}
+
+// Stats is what the writer has done since it was made.
+func (w *Writer) Stats() *Stats { return &w.stats }
+
+// RunPartition writes one partition until ctx ends: then the batch in hand is
+// finished and published before it returns nil. It retries whatever time can
+// mend, for ever and with backoff, starting again from the state in the store.
+// A non-nil error means that the partition must halt: going on would need
+// something only an operator can decide.
+func (w *Writer) RunPartition(ctx context.Context, topic Topic, partition int32, src Source) error {
+	log := w.log.With(slog.Int64("partition", int64(partition)))
+	backoff := w.opts.RetryMin
+	for {
+		started := time.Now()
+		err := w.runOnce(ctx, topic, partition, src, log)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if Halts(err) {
+			w.stats.partition(partition).halt(err)
+			return fmt.Errorf("partition %d halted: %w", partition, err)
+		}
+		if time.Since(started) > 4*w.opts.RetryMax {
+			backoff = w.opts.RetryMin // it ran well in between
+		}
+		log.LogAttrs(ctx, slog.LevelWarn, "ledger partition starts again", slog.Any("err", err), slog.Duration("backoff", backoff))
+		if !sleep(ctx, backoff) {
+			return nil
+		}
+		backoff = min(2*backoff, w.opts.RetryMax)
+	}
+}
+
+// Halts reports whether the error is one that waiting cannot mend.
+func Halts(err error) bool {
+	return kafka.Halts(err) || errors.Is(err, ErrTopicChanged) || errors.Is(err, ErrRefused) || errors.Is(err, ErrRuleVersion)
+}
+
+// runOnce takes the partition over and writes it until something fails.
+func (w *Writer) runOnce(ctx context.Context, topic Topic, partition int32, src Source, log *slog.Logger) error {
+	st, err := w.store.Assign(ctx, topic, partition)
+	if err != nil {
+		return fmt.Errorf("assign: %w", err)
+	}
+	log.LogAttrs(ctx, slog.LevelInfo, "ledger partition assigned", slog.Int64("epoch", st.Epoch),
+		slog.Int64("offset", st.NextOffset), slog.Int64("batch", st.LastBatch), slog.Int64("published", st.PublishedBatch))
+	stats := w.stats.partition(partition)
+	stats.assigned(&st)
+	if err := w.republish(ctx, partition, &st); err != nil {
+		return fmt.Errorf("publish again: %w", err)
+	}
+	core, err := newCore(topic, partition, w.keys, st)
+	if err != nil {
+		return err
+	}
+	reader, err := src.Open(ctx, kafka.Position{Offset: st.NextOffset, Topic: topic.ID})
+	if err != nil {
+		return fmt.Errorf("open partition: %w", err)
+	}
+	defer reader.Close()
+	p := newPipeline(ctx, w, core, st, src, stats)
+	return p.run(ctx, reader)
+}
+
+// republish sends again what was committed and perhaps not published. Readers
+// drop what they have.
+func (w *Writer) republish(ctx context.Context, partition int32, st *State) error {
+	var frames frameBuffer
+	for n := st.PublishedBatch + 1; n <= st.LastBatch; n++ {
+		b, err := w.store.Batch(ctx, partition, n)
+		if err != nil {
+			return err
+		}
+		if err := w.publish(ctx, b, &frames); err != nil {
+			return err
+		}
+		st.PublishedBatch = n
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
