@@ -82,7 +82,7 @@ type Config struct {
 	HTTP       Listener   `koanf:"http"`
 	GRPC       Listener   `koanf:"grpc"`
 	TLS        ServerTLS  `koanf:"tls"`
-	Embedded   Embedded   `koanf:"embedded"`
+	Engines    Engines    `koanf:"engines"`
 	Kafka      Kafka      `koanf:"kafka"`
 	Postgres   Postgres   `koanf:"postgres"`
 	ClickHouse ClickHouse `koanf:"clickhouse"`
@@ -102,9 +102,9 @@ type ServerTLS struct {
 	KeyFile  string `koanf:"key_file"`
 }
 
-// Embedded sets the engines that run beside us.
-type Embedded struct {
-	EnginesDir            string `koanf:"engines_dir"`             // "" searches for them
+// Engines sets the engines that run beside us.
+type Engines struct {
+	Dir                   string `koanf:"dir"`                     // "" searches for them
 	KafkaPort             int    `koanf:"kafka_port"`              // 0 is the last run's, or any free one
 	ClickHouseMemoryBytes int64  `koanf:"clickhouse_memory_bytes"` // 0 is the engine's default
 }
@@ -168,14 +168,14 @@ type Log struct {
 	Format string     `koanf:"format"` // text or json
 }
 
-// EmbeddedKafka, EmbeddedPostgres and EmbeddedClickHouse report which engines
-// run beside us because no server was named.
+// EmbeddedKafka reports that Kafka runs beside us because no broker was named.
 func (c *Config) EmbeddedKafka() bool { return len(c.Kafka.Brokers) == 0 }
 
-// EmbeddedPostgres: see EmbeddedKafka.
+// EmbeddedPostgres reports that Postgres runs beside us because no DSN was given.
 func (c *Config) EmbeddedPostgres() bool { return c.Postgres.DSN == "" }
 
-// EmbeddedClickHouse: see EmbeddedKafka.
+// EmbeddedClickHouse reports that ClickHouse runs beside us because no DSN was
+// given.
 func (c *Config) EmbeddedClickHouse() bool { return c.ClickHouse.DSN == "" }
 
 // ReplicationFactor is the replication of topics we create.

@@ -191,7 +191,7 @@ func TestRefused(t *testing.T) {
 		{"batch", "limits: {batch_events: 1001}", nil, nil, []string{"limits.batch_events", "1 to 1000"}},
 		{"body", "limits: {body_bytes: 5000000}", nil, nil, []string{"limits.body_bytes"}},
 		{"log format", "log: {format: xml}", nil, nil, []string{"log.format"}},
-		{"memory", "embedded: {clickhouse_memory_bytes: 1000}", nil, nil, []string{"embedded.clickhouse_memory_bytes"}},
+		{"memory", "engines: {clickhouse_memory_bytes: 1000}", nil, nil, []string{"engines.clickhouse_memory_bytes"}},
 		{"bin dir", "postgres: {bin_dir: bin}", nil, nil, []string{"postgres.bin_dir", "absolute"}},
 		{"split without Kafka", "target: ingest", nil, nil, []string{"kafka.brokers", "postgres.dsn_file"}},
 		{"split without ClickHouse", "target: api", nil, nil, []string{"clickhouse.dsn_file"}},

@@ -102,10 +102,10 @@ func (c *Config) validateSASL(p *problems) {
 // validateEngines checks that a split process has servers to meet the others
 // at: engines inside one process cannot be shared by several.
 func (c *Config) validateEngines(p *problems) {
-	e := c.Embedded
-	p.want(e.KafkaPort >= 0 && e.KafkaPort <= 65535, "embedded.kafka_port", "must be 0 to 65535, got %d", e.KafkaPort)
+	e := c.Engines
+	p.want(e.KafkaPort >= 0 && e.KafkaPort <= 65535, "engines.kafka_port", "must be 0 to 65535, got %d", e.KafkaPort)
 	p.want(e.ClickHouseMemoryBytes == 0 || e.ClickHouseMemoryBytes >= minClickHouseByte,
-		"embedded.clickhouse_memory_bytes", "must be 0 or at least %d, got %d", minClickHouseByte, e.ClickHouseMemoryBytes)
+		"engines.clickhouse_memory_bytes", "must be 0 or at least %d, got %d", minClickHouseByte, e.ClickHouseMemoryBytes)
 	p.want(c.Postgres.BinDir == "" || filepath.IsAbs(c.Postgres.BinDir), "postgres.bin_dir", "%q is not an absolute path", c.Postgres.BinDir)
 	if c.Target == TargetAll {
 		return

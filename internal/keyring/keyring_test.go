@@ -302,7 +302,7 @@ func TestErrorsAndLogsHoldNoKeys(t *testing.T) {
 	_, err = keyring.Open(dir, textLogger(&text))
 	fmt.Fprintln(&text, err)
 	for _, secret := range [][]byte{root[:], master} {
-		for _, form := range []string{string(secret), hex.EncodeToString(secret), fmt.Sprint(secret)} {
+		for _, form := range []string{string(secret), hex.EncodeToString(secret), fmt.Sprintf("%v", secret)} {
 			if strings.Contains(text.String(), form) {
 				t.Errorf("a key is in the log or an error:\n%s", text.String())
 			}
