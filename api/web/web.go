@@ -53,10 +53,13 @@ var contentTypes = map[string]string{
 func Handler() http.Handler {
 	build, err := fs.Sub(dist, "dist")
 	if err != nil {
-		// The folder is embedded above; a binary without it does not build.
-		panic(err)
+		panic(err) // the folder is embedded above: a binary without it does not build
 	}
-	return newHandler(build)
+	h, err := newHandler(build)
+	if err != nil {
+		panic(err) // reading embedded files does not fail
+	}
+	return h
 }
 
 type file struct {
@@ -70,17 +73,15 @@ type handler struct {
 	files map[string]file
 }
 
-func newHandler(build fs.FS) *handler {
+func newHandler(build fs.FS) (*handler, error) {
 	h := &handler{files: map[string]file{}}
-	// Reading an embedded folder cannot fail half-way; a file that could not be
-	// read is not served.
-	_ = fs.WalkDir(build, ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
+	err := fs.WalkDir(build, ".", func(name string, entry fs.DirEntry, err error) error {
+		contentType, known := contentTypes[path.Ext(name)]
+		if err != nil || entry.IsDir() || !known {
 			return err
 		}
 		content, err := fs.ReadFile(build, name)
-		contentType, known := contentTypes[path.Ext(name)]
-		if err != nil || !known {
+		if err != nil {
 			return err
 		}
 		h.files["/"+name] = newFile("/"+name, content, contentType)
@@ -89,7 +90,7 @@ func newHandler(build fs.FS) *handler {
 	if page, built := h.files["/index.html"]; built {
 		h.files["/"] = page
 	}
-	return h
+	return h, err
 }
 
 func newFile(name string, content []byte, contentType string) file {

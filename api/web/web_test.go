@@ -10,14 +10,24 @@ import (
 	"testing/fstest"
 )
 
-func built() http.Handler {
-	return newHandler(fstest.MapFS{
+func built(t *testing.T) http.Handler {
+	t.Helper()
+	return handlerOf(t, fstest.MapFS{
 		"index.html":             {Data: []byte("<!doctype html><title>page</title>")},
 		"favicon.svg":            {Data: []byte("<svg/>")},
 		"assets/index-a1b2c3.js": {Data: []byte(strings.Repeat("const page = 1;\n", 64))},
 		".gitkeep":               {Data: nil},
 		"notes.txt":              {Data: []byte("not of the page")},
 	})
+}
+
+func handlerOf(t *testing.T, build fstest.MapFS) http.Handler {
+	t.Helper()
+	h, err := newHandler(build)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
 }
 
 func ask(t *testing.T, h http.Handler, method, path string, headers ...string) *http.Response {
@@ -52,7 +62,7 @@ func TestHandlerAnswers(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.method+" "+test.path, func(t *testing.T) {
-			got := ask(t, built(), test.method, test.path)
+			got := ask(t, built(t), test.method, test.path)
 			if got.StatusCode != test.status {
 				t.Errorf("status %d, want %d", got.StatusCode, test.status)
 			}
@@ -84,9 +94,9 @@ func checkSecure(t *testing.T, header http.Header) {
 }
 
 func TestHandlerCompressesForThoseWhoAccept(t *testing.T) {
-	plain := ask(t, built(), "GET", "/assets/index-a1b2c3.js")
-	zipped := ask(t, built(), "GET", "/assets/index-a1b2c3.js", "Accept-Encoding", "br, gzip;q=0.8")
-	refused := ask(t, built(), "GET", "/assets/index-a1b2c3.js", "Accept-Encoding", "gzip;q=0")
+	plain := ask(t, built(t), "GET", "/assets/index-a1b2c3.js")
+	zipped := ask(t, built(t), "GET", "/assets/index-a1b2c3.js", "Accept-Encoding", "br, gzip;q=0.8")
+	refused := ask(t, built(t), "GET", "/assets/index-a1b2c3.js", "Accept-Encoding", "gzip;q=0")
 	if plain.Header.Get("Content-Encoding") != "" || refused.Header.Get("Content-Encoding") != "" {
 		t.Error("compressed for a client that did not ask")
 	}
@@ -111,7 +121,7 @@ func TestHandlerCompressesForThoseWhoAccept(t *testing.T) {
 }
 
 func TestHandlerAnswersNotModified(t *testing.T) {
-	h := built()
+	h := built(t)
 	etag := ask(t, h, "GET", "/").Header.Get("ETag")
 	if etag == "" {
 		t.Fatal("no ETag")
@@ -122,7 +132,7 @@ func TestHandlerAnswersNotModified(t *testing.T) {
 }
 
 func TestHandlerWithoutBuildSaysSo(t *testing.T) {
-	got := ask(t, newHandler(fstest.MapFS{".gitkeep": {}}), "GET", "/")
+	got := ask(t, handlerOf(t, fstest.MapFS{".gitkeep": {}}), "GET", "/")
 	body, _ := io.ReadAll(got.Body)
 	if got.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), "npm run build") {
 		t.Errorf("status %d, body %q", got.StatusCode, body)

@@ -191,10 +191,21 @@ const against = {
     assert.match(await page.textContent(".alert"), /ClickHouse does not answer.*req-7f3a/s);
     await shot("problem");
     await accessible("problem");
+    // Paused, so that the page does not recover by itself before the button is pressed.
+    await page.getByRole("button", { name: "Live" }).click();
     stand.state.fault = "";
     await page.getByRole("button", { name: "Try again" }).click();
     await loaded();
     assert.equal(await page.locator(".alert").count(), 0);
+    await page.getByRole("button", { name: "Paused" }).click();
+  },
+
+  async "recovers from a problem by itself"() {
+    stand.state.fault = "store";
+    await open();
+    await page.getByText("The report store is away").waitFor();
+    stand.state.fault = "";
+    await loaded();
   },
 
   async "shows a broken ledger and a halted partition"() {
