@@ -1,0 +1,130 @@
+# Tallystick's tasks. `make` alone lists them.
+#
+# run, build, test, smoke, bench and lint need Go, Node/npm and make, and set up the rest themselves below this folder.
+# What needs more (Java, a Debian Postgres, Chromium, Python) has a target of its own, which says what is missing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+export CGO_ENABLED := 0
+# A clone that belongs to another user is no reason not to build; the version is given below.
+export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
+
+VERSION := $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo unknown)
+BIN := bin/tallystick
+GOTEST := .ci/gotest
+# Packages whose tests are about goroutines, locks or the order of events.
+CONCURRENT := internal/keyring internal/kafka internal/postgres internal/authn ingest ledger processors analytics api
+# Packages that speak to Kafka, and those that speak to Postgres.
+KAFKA_SUITE := internal/kafka ingest ledger processors
+SERVER_SUITE := internal/postgres migrations ledger processors analytics
+# existing packages of a list: folders that hold Go files, with all below them.
+packages = $(foreach d,$(1),$(if $(wildcard $(d)),./$(d)/...))
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z0-9\/-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## Set-up: each is a no-op when nothing changed.
+
+.PHONY: engines
+engines: ## install the embedded engines (Postgres, ClickHouse) from the lock file
+	@deploy/engines/install.sh
+
+.PHONY: web
+web: ## build the dashboard that the binary embeds
+	@deploy/web/build
+
+.PHONY: build
+build: web ## build bin/tallystick
+	@go build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/tallystick
+
+## Use
+
+.PHONY: run
+run: engines build ## start everything embedded with a demo load, and show a live status
+	@exec $(BIN) up --demo
+
+## Tests
+
+.PHONY: test
+test: engines web ## run all Go tests on the embedded engines
+	@$(GOTEST) test -timeout 20m ./...
+
+.PHONY: test/race
+test/race: engines web ## run the concurrent packages' tests under the race detector (needs a C compiler)
+	@command -v "$$(go env CC)" >/dev/null || { echo "test/race: the race detector needs a C compiler: install gcc" >&2; exit 1; }
+	@CGO_ENABLED=1 $(GOTEST) test/race -race -timeout 20m $(call packages,$(CONCURRENT))
+
+.PHONY: test/kafka
+test/kafka: engines web ## run the Kafka suite on a real Apache Kafka with SCRAM (needs Java 17, Maven)
+	@deploy/kafka/with-broker --scram -- $(GOTEST) test/kafka -count=1 -timeout 15m $(call packages,$(KAFKA_SUITE))
+
+.PHONY: test/kafka3
+test/kafka3: engines web ## the same on three brokers with replication 3, and kill one
+	@deploy/kafka/with-broker --nodes 3 --scram -- $(GOTEST) test/kafka3 -count=1 -timeout 15m ./internal/kafka/...
+
+.PHONY: test/servers
+test/servers: engines web ## run the store suites on a Debian Postgres (apt-get install postgresql)
+	@deploy/postgres/with-postgres -- $(GOTEST) test/servers -count=1 -timeout 15m $(call packages,$(SERVER_SUITE))
+
+.PHONY: test/web
+test/web: web ## test the dashboard's code, and the page in a browser (needs Chromium)
+	@cd api/web && npm test --silent
+	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { echo "test/web: Chromium is missing: apt-get install chromium, or set CHROMIUM" >&2; exit 1; }
+	@cd api/web && CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}")" npm run --silent e2e
+	@echo "test/web: ok"
+
+.PHONY: test/verifier
+test/verifier: ## check the Python verifier, written from docs/ledger-format.md, against the test vectors (needs Python 3)
+	@command -v python3 >/dev/null || { echo "test/verifier: python3 is missing" >&2; exit 1; }
+	@python3 docs/verify.py --vectors ledger/chain/testdata
+	@echo "test/verifier: ok"
+
+.PHONY: smoke
+smoke: engines build ## the whole path under kill -9, compared with an independent oracle
+	@$(BIN) smoke
+
+.PHONY: smoke/kafka
+smoke/kafka: engines build ## a short smoke on a real Apache Kafka with SCRAM (needs Java 17, Maven)
+	@deploy/kafka/with-broker --scram -- $(BIN) smoke --short
+
+.PHONY: bench
+bench: engines build ## measure every hot path and end to end, as ratios to limits of the same run
+	@$(BIN) bench
+
+.PHONY: bench/short
+bench/short: engines build ## the same for a few seconds each: shows that it runs, not how fast
+	@$(BIN) bench --short
+
+## Care
+
+LINTER := bin/golangci-lint
+$(LINTER): deploy/lint/go.mod deploy/lint/go.sum
+	@echo "lint: building the pinned linter (once, some minutes)"
+	@cd deploy/lint && go build -o ../../$@ tool
+	@touch $@
+
+.PHONY: lint
+lint: web $(LINTER) ## gofmt, go vet, golangci-lint and the rules of internal/archtest
+	@unformatted=$$(git -c safe.directory='*' ls-files -co --exclude-standard '*.go' | grep -v '^api/gen/' | xargs gofmt -l); \
+	  [ -z "$$unformatted" ] || { echo "lint: not gofmt-clean:"; echo "$$unformatted"; exit 1; }
+	@go vet ./...
+	@$(LINTER) run ./...
+	@$(GOTEST) archtest -count=1 ./internal/archtest
+	@echo "lint: ok"
+
+.PHONY: generate
+generate: ## write api/gen from api/proto
+	@deploy/tools/generate
+
+.PHONY: generate/check
+generate/check: ## fail when api/gen is not what api/proto generates
+	@deploy/tools/generate --check
+	@echo "generate/check: ok"
+
+.PHONY: clean
+clean: ## remove what was built and installed here; data directories stay
+	@rm -rf bin api/web/dist/* api/web/node_modules deploy/engines/node_modules deploy/tools/node_modules deploy/tools/bin deploy/kafka/libs
