@@ -1,26 +1,27 @@
 package ingest
 
 import (
+	"context"
 	"sync"
 	"time"
 )
 
-// gate bounds what is worked on at once. It never makes anybody wait: a queue
-// here would only hide from producers that they are too fast.
+// gate bounds what is worked on at once. A request is never made to wait in
+// it: a queue here would only hide from producers that they are too fast. A
+// stream is, because its client is then held back by flow control.
 type gate struct {
-	maxRequests int
-	maxBytes    int64
+	places   chan struct{} // one element per request in work
+	maxBytes int64
 
-	mu       sync.Mutex // protects the two counts
-	requests int
-	bytes    int64
+	mu    sync.Mutex // protects bytes
+	bytes int64
 }
 
 func newGate(maxRequests int, maxBytes int64) *gate {
-	return &gate{maxRequests: maxRequests, maxBytes: maxBytes}
+	return &gate{places: make(chan struct{}, maxRequests), maxBytes: maxBytes}
 }
 
-// reserve takes room for a body that is about to be read.
+// reserve takes room for a body.
 func (g *gate) reserve(bytes int64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -40,26 +41,27 @@ func (g *gate) release(bytes int64) {
 // enter takes one of the places for requests whose body has arrived, so that
 // slow senders do not hold places.
 func (g *gate) enter() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.requests == g.maxRequests {
+	select {
+	case g.places <- struct{}{}:
+		return true
+	default:
 		return false
 	}
-	g.requests++
-	return true
 }
 
-func (g *gate) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.requests--
+// wait is enter for a stream: it waits for a place until ctx ends.
+func (g *gate) wait(ctx context.Context) error {
+	select {
+	case g.places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
-func (g *gate) inFlight() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.requests
-}
+func (g *gate) leave() { <-g.places }
+
+func (g *gate) inFlight() int { return len(g.places) }
 
 // rateLimit lets one message through per interval.
 type rateLimit struct {

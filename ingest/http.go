@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"mime"
 	"net/http"
@@ -92,6 +91,9 @@ func (e *Edge) receive(w http.ResponseWriter, r *http.Request) (caller, *results
 	if p != nil {
 		return c, nil, p
 	}
+	if len(raw) == 0 {
+		return c, nil, bodyProblem(errNoEvents)
+	}
 	if !e.gate.enter() {
 		return c, nil, busy()
 	}
@@ -111,11 +113,8 @@ func (e *Edge) work(ctx context.Context, c caller, src source) (caller, *results
 	switch {
 	case o.unavailable != nil:
 		e.logUnavailable(ctx, o)
-		p := newProblem(http.StatusServiceUnavailable, reasonUnavailable, "not every event is durable; send all of them again")
-		p.results, p.retryAfter = res, retryLater
-		if o.full {
-			p.retryAfter = retrySoon
-		}
+		p := notDurable(o.full)
+		p.results = res
 		return c, res, p
 	case o.accepted == 0:
 		p := newProblem(http.StatusBadRequest, reasonAllRefused, "every event was refused")
@@ -137,9 +136,14 @@ func (e *Edge) identify(r *http.Request) (c caller, p *problem) {
 	if r.Method != http.MethodPost {
 		return c, newProblem(http.StatusMethodNotAllowed, reasonMethod, "use POST")
 	}
+	return c, e.callerProblem(r.Context(), err)
+}
+
+// callerProblem translates what caller returns.
+func (e *Edge) callerProblem(ctx context.Context, err error) (p *problem) {
 	switch {
 	case err == nil:
-		return c, nil
+		return nil
 	case errors.Is(err, authn.ErrUnauthenticated):
 		p = newProblem(http.StatusUnauthorized, reasonUnauthenticated, "send a valid token as Authorization: Bearer")
 		p.challenge = true
@@ -148,11 +152,13 @@ func (e *Edge) identify(r *http.Request) (c caller, p *problem) {
 	case errors.Is(err, errHeader):
 		p = newProblem(http.StatusBadRequest, reasonHeader, err.Error())
 	default:
-		e.logger.WarnContext(r.Context(), "ingest: cannot authenticate", "err", err)
+		if e.quiet.allow(e.opts.Now()) {
+			e.logger.WarnContext(ctx, "ingest: cannot authenticate", "err", err)
+		}
 		p = newProblem(http.StatusServiceUnavailable, reasonUnavailable, "the credential cannot be verified now")
 		p.retryAfter = retryLater
 	}
-	return c, p
+	return p
 }
 
 var (
@@ -303,9 +309,7 @@ func newSource(raw []byte, media string, lenient bool) source {
 func writeResults(w http.ResponseWriter, res *results) {
 	w.Header().Set("Content-Type", typeJSON)
 	w.WriteHeader(http.StatusAccepted)
-	// A client that has gone does not learn that its events are durable; it will
-	// send them again, which is harmless.
-	_ = json.NewEncoder(w).Encode(res)
+	writeJSON(w, res)
 }
 
 // requestID is the client's, when it is a plain token, else a random one.

@@ -46,6 +46,7 @@ const (
 	reasonAllRefused      = "all_events_refused"
 	reasonUnavailable     = "unavailable"
 	reasonBusy            = "busy"
+	reasonTooManyRefusals = "too_many_refusals"
 )
 
 func newProblem(status int, reason, detail string) *problem {
@@ -64,12 +65,23 @@ func (p *problem) write(w http.ResponseWriter, requestID string) {
 	if p.retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((p.retryAfter+time.Second-1)/time.Second)))
 	}
+	if p.Status == http.StatusMethodNotAllowed {
+		h.Set("Allow", http.MethodPost)
+	}
 	if p.challenge {
 		h.Set("WWW-Authenticate", `Bearer realm="tallystick"`)
 	}
 	w.WriteHeader(p.Status)
-	// A client that has gone is not our error.
-	_ = json.NewEncoder(w).Encode(p)
+	writeJSON(w, p)
+}
+
+// writeJSON sends a body. A client that has gone meanwhile is not our error: it
+// does not learn what became of its events, sends them again, and that is
+// harmless.
+func writeJSON(w http.ResponseWriter, v any) {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v)
 }
 
 // results is the JSON form of tallystick.v1.SendEventsResponse: 64-bit

@@ -751,7 +751,7 @@ type ProducerCounters struct {
 	EdgeEpoch int64  `protobuf:"varint,4,opt,name=edge_epoch,json=edgeEpoch,proto3" json:"edge_epoch,omitempty"`
 	Accepted  int64  `protobuf:"varint,5,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	Refused   int64  `protobuf:"varint,6,opt,name=refused,proto3" json:"refused,omitempty"`
-	// Refusals by reason, such as "field.model".
+	// Refusals by reason: rule and field, such as "required.model".
 	RefusedByReason map[string]int64       `protobuf:"bytes,7,rep,name=refused_by_reason,json=refusedByReason,proto3" json:"refused_by_reason,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	CountedAt       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=counted_at,json=countedAt,proto3" json:"counted_at,omitempty"`
 	unknownFields   protoimpl.UnknownFields
