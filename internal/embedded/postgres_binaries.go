@@ -95,16 +95,16 @@ func usablePostgres(dir string, u engineUser) (string, error) {
 			return dir, err
 		}
 	}
-	return copyPostgresOut(dir)
-}
-
-// copyPostgresOut copies the package once to a folder that every user can
-// enter. The copy is checked like the original, each time it is used.
-func copyPostgresOut(dir string) (string, error) {
 	cache, err := sharedCacheDir()
 	if err != nil {
 		return "", fmt.Errorf("finding a folder for a copy of Postgres: %w", err)
 	}
+	return copyPostgresOut(dir, cache)
+}
+
+// copyPostgresOut copies the package once to cache, a folder that every user can
+// enter. The copy is checked like the original, each time it is used.
+func copyPostgresOut(dir, cache string) (string, error) {
 	p, err := platformPin(postgresPins, "Postgres")
 	if err != nil {
 		return "", err

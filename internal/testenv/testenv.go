@@ -55,8 +55,9 @@ type environment struct {
 	dirLock *os.File
 	stops   []func() error // newest last
 
-	postgres engine[*embedded.Postgres]
-	kafka    engine[*embedded.Kafka]
+	postgres   engine[*embedded.Postgres]
+	clickhouse engine[*embedded.ClickHouse]
+	kafka      engine[*embedded.Kafka]
 }
 
 // engine is one engine's outcome of its single start.
@@ -70,6 +71,7 @@ type engine[E any] struct {
 // It must be all that TestMain does: it first lets this test binary serve as
 // the child process of the embedded ClickHouse, when started as one.
 func Main(m *testing.M) {
+	embedded.MaybeChild()
 	os.Exit(runAndStop(m))
 }
 

@@ -2,7 +2,9 @@ package testenv
 
 import (
 	"context"
+	"net/url"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -75,4 +77,24 @@ func TestDataFindsThePack(t *testing.T) {
 	if _, err := os.Stat(Data(t, "README.md")); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestClickHouseGivesADatabase(t *testing.T) {
+	dsn := ClickHouse(t)
+	if other := ClickHouse(t); other == dsn {
+		t.Error("two calls gave the same database")
+	}
+	postSQL(t, dsn, "CREATE TABLE "+databaseOf(t, dsn)+".a (x Int8) ENGINE = MergeTree ORDER BY x")
+}
+
+func databaseOf(t *testing.T, dsn string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if db := u.Query().Get("database"); db != "" {
+		return db
+	}
+	return strings.TrimPrefix(u.Path, "/")
 }
