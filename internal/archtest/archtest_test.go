@@ -164,12 +164,13 @@ func TestBadSourceIsFound(t *testing.T) {
 		{"clock", "ledger/chain/a.go", head + "import \"time\"\nvar x = time.Now()\n", "uses time.Now"},
 		{"clock under another name", "ledger/chain/a.go", head + "import c \"time\"\nvar x = c.Now()\n", "uses c.Now"},
 		{"duration in a pure package", "ledger/chain/a.go", head + "import \"time\"\nvar x = time.Second\n", ""},
-		{"marked file", "ledger/a.go", PureMark + "\n\n" + head + "import \"time\"\nvar x = time.Since\n", "uses time.Since"},
-		{"unmarked file", "ledger/a.go", head + "import \"time\"\nvar x = time.Since\n", ""},
+		{"clock in a pure file", "ledger/core.go", head + "import \"time\"\nvar x = time.Since\n", "uses time.Since"},
+		{"pure file lost", "ledger/a.go", head, "is not there"},
+		{"clock elsewhere", "ledger/a.go", head + "import \"time\"\nvar x = time.Since\n", ""},
 		{"randomness", "ledger/chain/a.go", head + "import \"math/rand/v2\"\nvar x = rand.Int()\n", "imports math/rand/v2"},
-		{"no comment", "ledger/a.go", "package p\n", "no package comment"},
-		{"few documented", "ledger/a.go", head + "var A int\nvar B int\n", "documents 0 of 2"},
-		{"group comment", "ledger/a.go", head + "// A and B are.\nvar (\n A int\n B int\n)\n", ""},
+		{"no comment", "processors/a.go", "package p\n", "no package comment"},
+		{"few documented", "processors/a.go", head + "var A int\nvar B int\n", "documents 0 of 2"},
+		{"group comment", "processors/a.go", head + "// A and B are.\nvar (\n A int\n B int\n)\n", ""},
 		{"long file", "ledger/a.go", head + strings.Repeat("\n", 601), "lines"},
 		{"Sprintf", "ledger/a.go", head + "import \"fmt\"\nfunc f(d db, t string) { d.Exec(fmt.Sprintf(\"drop %s\", t)) }\n", "puts a statement together"},
 		{"joined", "ledger/a.go", head + "func f(d db, t string) { d.Query(ctx, \"select 1 from \" + t) }\n", "puts a statement together"},
@@ -180,7 +181,12 @@ func TestBadSourceIsFound(t *testing.T) {
 		{"generated", "api/gen/v1/a.go", "package p\nvar A float64\n", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			found := small(t, map[string]string{c.file: c.src}).Source()
+			files := map[string]string{"ledger/core.go": head, "ledger/builder.go": head}
+			if c.name == "pure file lost" {
+				delete(files, "ledger/core.go")
+			}
+			files[c.file] = c.src
+			found := small(t, files).Source()
 			switch {
 			case c.want == "" && len(found) > 0:
 				t.Errorf("refused: %v", found)
