@@ -49,7 +49,7 @@ type pipeline struct {
 
 func newPipeline(ctx context.Context, w *Writer, core *core, st State, src Source, stats *PartitionStats) *pipeline {
 	p := &pipeline{
-		w: w, core: core, st: st, src: src, stats: stats, noted: st.PublishedBatch,
+		w: w, core: core, st: st, src: src, stats: stats,
 		free:    make(chan *builder, pipelineDepth),
 		commits: make(chan *builder),
 		publish: make(chan *builder),

@@ -135,9 +135,11 @@ func (w *Writer) runOnce(ctx context.Context, topic Topic, partition int32, src 
 		slog.Int64("offset", st.NextOffset), slog.Int64("batch", st.LastBatch), slog.Int64("published", st.PublishedBatch))
 	stats := w.stats.partition(partition)
 	stats.assigned(&st)
+	noted := st.PublishedBatch
 	if err := w.republish(ctx, partition, &st); err != nil {
 		return fmt.Errorf("publish again: %w", err)
 	}
+	stats.publishedBatch.Store(st.PublishedBatch)
 	core, err := newCore(topic, partition, w.keys, st)
 	if err != nil {
 		return err
@@ -148,6 +150,7 @@ func (w *Writer) runOnce(ctx context.Context, topic Topic, partition int32, src 
 	}
 	defer reader.Close()
 	p := newPipeline(ctx, w, core, st, src, stats)
+	p.noted = noted
 	return p.run(ctx, reader)
 }
 

@@ -1,10 +1,10 @@
 package pgstore
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-
-	"bytes"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -185,7 +185,8 @@ type heads struct {
 func (h *heads) fill(b *ledger.Batch) {
 	h.moved.reset()
 	h.made.reset()
-	h.tenants, h.firstSeqs, h.counts = h.tenants[:0], h.firstSeqs[:0], h.counts[:0]
+	// Empty, never nil: the driver sends a nil slice as null.
+	h.tenants, h.firstSeqs, h.counts = slices.Grow(h.tenants[:0], 1), slices.Grow(h.firstSeqs[:0], 1), slices.Grow(h.counts[:0], 1)
 	for i := range b.Groups {
 		g := &b.Groups[i]
 		h.tenants = append(h.tenants, g.After.Tenant)
