@@ -63,6 +63,23 @@ func TestRoundTripKeepsEverything(t *testing.T) {
 	}
 }
 
+// A record's timestamp says when it was received, which after a crash may be
+// hours ago; the delivery timeout counts from now.
+func TestOldTimestampIsNoTimeout(t *testing.T) {
+	cfg := testConfig(t)
+	testTopics(t, cfg, 1)
+	p := testProducer(t, cfg, ProducerOptions{DeliveryTimeout: 5 * time.Second})
+	recs := numbered(cfg.Topics().Entries, 0, 0, 10)
+	for i := range recs {
+		recs[i].TimestampMs = time.Now().Add(-6*time.Hour).UnixMilli() + int64(i)
+	}
+	for range 3 {
+		if err := p.ProduceBatch(testContext(t), recs, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestOrderWithinPartitions(t *testing.T) {
 	const partitions, calls, perCall = 4, 50, 40
 	cfg := testConfig(t)

@@ -94,6 +94,8 @@ func translate(err error) error {
 	switch {
 	case errors.As(err, &loss):
 		return fmt.Errorf("%w: %w", ErrDataLoss, err)
+	case is(unauthorized...): // before the timeouts that may wrap it
+		return fmt.Errorf("%w: %w", ErrUnauthorized, err)
 	case is(kerr.OffsetOutOfRange):
 		return fmt.Errorf("%w: %w", ErrOffsetOutOfRange, err)
 	case is(kerr.UnknownTopicID, kerr.InconsistentTopicID):
@@ -110,8 +112,6 @@ func translate(err error) error {
 		return fmt.Errorf("%w: %w", ErrUnacked, err)
 	case is(kgo.ErrClientClosed):
 		return fmt.Errorf("%w: %w", ErrClosed, err)
-	case is(unauthorized...):
-		return fmt.Errorf("%w: %w", ErrUnauthorized, err)
 	}
 	return err
 }

@@ -105,7 +105,11 @@ func NewProducer(cfg Config, opts ProducerOptions) (*Producer, error) {
 		kgo.RecordPartitioner(callerChooses{}),
 		kgo.MaxBufferedRecords(opts.MaxBufferedRecords),
 		kgo.ProduceRequestTimeout(produceRequestTimeout),
-		kgo.RecordDeliveryTimeout(opts.DeliveryTimeout),
+		// The delivery timeout is a context of each flight, and not
+		// kgo.RecordDeliveryTimeout: that one counts from the record's timestamp,
+		// which is the caller's, so that a record received a minute ago (every
+		// re-publication after a crash) would time out before it is sent.
+		//
 		// Without this a record whose request was sent and never answered could
 		// not be failed: the buffer would stay full for as long as the broker is
 		// away. With it such a record may be in the log although it was reported
@@ -158,8 +162,10 @@ func (p *Producer) ProduceBatch(ctx context.Context, recs []Record, results []Re
 	}
 	f := p.pool.Get().(*flight)
 	f.load(recs, size)
+	var sending context.Context
+	sending, f.cancel = context.WithTimeout(context.Background(), p.opts.DeliveryTimeout)
 	for i := range f.recs {
-		p.cl.TryProduce(context.Background(), &f.recs[i], f.promise)
+		p.cl.TryProduce(sending, &f.recs[i], f.promise)
 	}
 	select {
 	case <-f.done:
@@ -232,6 +238,7 @@ type flight struct {
 	recs    []kgo.Record
 	headers []kgo.RecordHeader
 	promise func(*kgo.Record, error) // bound once, so a call allocates no closure
+	cancel  context.CancelFunc       // of the delivery timeout
 	pending atomic.Int64
 	size    int
 	done    chan struct{} // cap 1: the last promise never blocks
@@ -287,6 +294,7 @@ func (f *flight) answered(r *kgo.Record, err error) {
 	if f.pending.Add(-1) > 0 {
 		return
 	}
+	f.cancel()
 	f.p.room.release(len(f.recs), f.size)
 	f.done <- struct{}{}
 }
@@ -323,7 +331,11 @@ func produceError(r *kgo.Record, err error) error {
 		return fmt.Errorf("%w: %d of topic %s", ErrUnknownPartition, r.Partition, r.Topic)
 	}
 	t := translate(err)
-	if !isSentinel(t) {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		// Not %w: the caller's own deadline did not end.
+		t = fmt.Errorf("%w: within the delivery timeout", ErrUnacked)
+	case !isSentinel(t):
 		// Refused connections, missing replicas, a leader that moved: all say
 		// only that there is no acknowledgement.
 		t = fmt.Errorf("%w: %w", ErrUnacked, t)
