@@ -40,7 +40,7 @@ var drivers = []driver{
 	},
 	{
 		"github.com/jackc/pgx", []string{"internal/postgres", "ledger/pgstore", "migrations", "internal/testenv"},
-		[]string{"internal/embedded"},
+		[]string{"internal/embedded", "ledger", "processors", "analytics"}, // as superuser, to look at what was written
 		"every way to Postgres sets the signed tenant context; a second way would not",
 	},
 	{

@@ -156,10 +156,12 @@ type Prices struct {
 	File string `koanf:"file"`
 }
 
-// Limits bound what one request may ask for.
+// Limits bound the work that ingest has in hand; what is over them is refused
+// with 503 and never queued. What one request may hold is part of the API and
+// no setting.
 type Limits struct {
-	BatchEvents int   `koanf:"batch_events"` // events in one batch
-	BodyBytes   int64 `koanf:"body_bytes"`   // after decompression
+	InFlight      int   `koanf:"in_flight"`       // requests
+	InFlightBytes int64 `koanf:"in_flight_bytes"` // of their bodies
 }
 
 // Log is how messages are written.

@@ -109,7 +109,7 @@ kafka:
   topic_prefix: eu-
 postgres: {dsn_file: %s}
 clickhouse: {dsn_file: %s}
-limits: {batch_events: 10}
+limits: {in_flight: 10}
 log: {level: debug, format: json}
 `, dsn, ch)
 	c := mustLoad(t, file, nil, nil)
@@ -122,7 +122,7 @@ log: {level: debug, format: json}
 	if c.Postgres.DSN.Reveal() != "postgres://u:hunter2@db/t" || c.ClickHouse.DSN.Reveal() != "clickhouse://u:hunter3@ch/t" {
 		t.Error("the DSN files were not read as they are")
 	}
-	if c.Kafka.SASL.PasswordFile != "/run/secret" || c.Log.Level != slog.LevelDebug || c.Limits.BatchEvents != 10 {
+	if c.Kafka.SASL.PasswordFile != "/run/secret" || c.Log.Level != slog.LevelDebug || c.Limits.InFlight != 10 {
 		t.Errorf("%+v", c)
 	}
 }
@@ -188,8 +188,8 @@ func TestRefused(t *testing.T) {
 		{"topic prefix", "kafka: {topic_prefix: 'a b'}", nil, nil, []string{"kafka.topic_prefix"}},
 		{"partitions", "kafka: {partitions: 0}", nil, nil, []string{"kafka.partitions", "1 to 1024"}},
 		{"replication embedded", "kafka: {replication: 3}", nil, nil, []string{"kafka.replication", "one broker"}},
-		{"batch", "limits: {batch_events: 1001}", nil, nil, []string{"limits.batch_events", "1 to 1000"}},
-		{"body", "limits: {body_bytes: 5000000}", nil, nil, []string{"limits.body_bytes"}},
+		{"in flight", "limits: {in_flight: 0}", nil, nil, []string{"limits.in_flight", "1 to 10000"}},
+		{"bytes in flight", "limits: {in_flight_bytes: 1000}", nil, nil, []string{"limits.in_flight_bytes"}},
 		{"log format", "log: {format: xml}", nil, nil, []string{"log.format"}},
 		{"memory", "engines: {clickhouse_memory_bytes: 1000}", nil, nil, []string{"engines.clickhouse_memory_bytes"}},
 		{"bin dir", "postgres: {bin_dir: bin}", nil, nil, []string{"postgres.bin_dir", "absolute"}},
@@ -217,8 +217,8 @@ func TestRefused(t *testing.T) {
 }
 
 func TestAllProblemsAtOnce(t *testing.T) {
-	_, err := load(t, "", nil, []string{"--target=x", "--log-format=y", "--limits-batch-events=0"})
-	for _, name := range []string{"target", "log.format", "limits.batch_events"} {
+	_, err := load(t, "", nil, []string{"--target=x", "--log-format=y", "--limits-in-flight=0"})
+	for _, name := range []string{"target", "log.format", "limits.in_flight"} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%v does not report %s", err, name)
 		}

@@ -18,11 +18,11 @@ const EnvPrefix = "TALLYSTICK_"
 
 // Defaults that others refer to.
 const (
-	DefaultHTTPListen  = "127.0.0.1:8321"
-	DefaultGRPCListen  = "127.0.0.1:8322"
-	DefaultPartitions  = 12
-	DefaultBatchEvents = 1000
-	DefaultBodyBytes   = 4 << 20
+	DefaultHTTPListen    = "127.0.0.1:8321"
+	DefaultGRPCListen    = "127.0.0.1:8322"
+	DefaultPartitions    = 12
+	DefaultInFlight      = 64
+	DefaultInFlightBytes = 256 << 20
 )
 
 // form is how a value is written.
@@ -76,8 +76,8 @@ var keys = []key{
 	{"clickhouse.dsn", text, "", true, "ClickHouse DSN (default: embedded)"},
 	{"clickhouse.dsn_file", text, "", false, "file with the ClickHouse DSN"},
 	{"prices.file", text, "", false, "price book to import at start, beside the built-in one"},
-	{"limits.batch_events", number, DefaultBatchEvents, false, "events in one batch, at most 1000"},
-	{"limits.body_bytes", number, DefaultBodyBytes, false, "bytes of one request after decompression, at most 4 MiB"},
+	{"limits.in_flight", number, DefaultInFlight, false, "ingest requests worked on at once; more get 503"},
+	{"limits.in_flight_bytes", number, DefaultInFlightBytes, false, "bytes of their bodies"},
 	{"log.level", level, slog.LevelInfo, false, "debug, info, warn or error"},
 	{"log.format", text, "text", false, "text or json"},
 }

@@ -9,13 +9,13 @@ import (
 	"strconv"
 )
 
-// Bounds of settings. The upper limits of requests are product limits: raising
-// them would break producers that move to another installation.
+// Bounds of settings.
 const (
 	maxPartitions     = 1024
 	maxReplication    = 7
 	minClickHouseByte = 256 << 20
-	minBodyBytes      = 1 << 10
+	maxInFlight       = 10_000
+	minInFlightBytes  = 8 << 20 // one request with the largest body, twice
 )
 
 var topicPrefixForm = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,200}$`)
@@ -30,10 +30,9 @@ func (c *Config) Validate() error {
 	c.validateListeners(&p)
 	c.validateKafka(&p)
 	c.validateEngines(&p)
-	p.want(c.Limits.BatchEvents >= 1 && c.Limits.BatchEvents <= DefaultBatchEvents,
-		"limits.batch_events", "must be 1 to %d, got %d", DefaultBatchEvents, c.Limits.BatchEvents)
-	p.want(c.Limits.BodyBytes >= minBodyBytes && c.Limits.BodyBytes <= DefaultBodyBytes,
-		"limits.body_bytes", "must be %d to %d, got %d", minBodyBytes, DefaultBodyBytes, c.Limits.BodyBytes)
+	l := c.Limits
+	p.want(l.InFlight >= 1 && l.InFlight <= maxInFlight, "limits.in_flight", "must be 1 to %d, got %d", maxInFlight, l.InFlight)
+	p.want(l.InFlightBytes >= minInFlightBytes, "limits.in_flight_bytes", "must be at least %d, got %d", minInFlightBytes, l.InFlightBytes)
 	p.want(c.Log.Format == "text" || c.Log.Format == "json", "log.format", "must be text or json, got %q", c.Log.Format)
 	return errors.Join(p...)
 }
