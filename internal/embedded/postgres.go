@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -51,6 +50,9 @@ type PostgresOptions struct {
 	// StartTimeout bounds one whole start, crash recovery included; 0 means
 	// DefaultPostgresStartTimeout.
 	StartTimeout time.Duration
+	// Restart starts the server again, on the same socket, whenever it ends
+	// without having been asked to.
+	Restart bool
 	// Logger gets the server's own log; nil discards it.
 	Logger *slog.Logger
 }
@@ -61,14 +63,18 @@ const DefaultPostgresStartTimeout = 5 * time.Minute
 
 // Postgres is a running server, a child of this process.
 type Postgres struct {
+	cluster   cluster
 	socketDir string
-	password  string
-	major     int
+	restart   bool
+	log       *engineLog
+	done      chan struct{}
+	err       error // how the last process ended; read after done is closed
 
-	cmd  *exec.Cmd
-	log  *engineLog
-	done chan struct{}
-	err  error // how the process ended; read after done is closed
+	stopping context.Context // over once Stop was called
+	stop     context.CancelFunc
+
+	mu  sync.Mutex // guards run
+	run *postgresRun
 
 	release sync.Once
 	lock    *dirLock
@@ -95,24 +101,34 @@ func StartPostgres(ctx context.Context, opt PostgresOptions) (_ *Postgres, err e
 	if err := os.MkdirAll(opt.DataDir, 0o700); err != nil {
 		return nil, spaceError(fmt.Errorf("creating the Postgres directory: %w", err))
 	}
-	p := &Postgres{log: newEngineLog(opt.Logger.With("engine", "postgres"))}
+	p := &Postgres{
+		restart: opt.Restart,
+		log:     newEngineLog(opt.Logger.With("engine", "postgres")),
+		done:    make(chan struct{}),
+	}
+	p.stopping, p.stop = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
+			p.stop()
 			p.releaseFiles()
 		}
 	}()
 	if p.lock, err = lockDir(opt.DataDir); err != nil {
 		return nil, err
 	}
-	cluster, err := openCluster(ctx, opt)
+	if p.cluster, err = openCluster(ctx, opt); err != nil {
+		return nil, err
+	}
+	if err := p.placeSocket(p.cluster.dir); err != nil {
+		return nil, err
+	}
+	run, err := p.startServer(ctx)
 	if err != nil {
 		return nil, err
 	}
-	p.password, p.major = cluster.password, cluster.binaries.major
-	if err := p.placeSocket(cluster.dir); err != nil {
-		return nil, err
-	}
-	return p, p.startServer(ctx, cluster)
+	p.setRun(run)
+	go p.supervise(run, opt.StartTimeout)
+	return p, nil
 }
 
 func (opt PostgresOptions) withDefaults() (PostgresOptions, error) {
@@ -151,34 +167,28 @@ func (p *Postgres) DSN(user, database string) string {
 // files of their own.
 func (p *Postgres) Password(user string) string {
 	if user == PostgresSuperuser {
-		return p.password
+		return p.cluster.password
 	}
-	mac := hmac.New(sha256.New, []byte(p.password))
+	mac := hmac.New(sha256.New, []byte(p.cluster.password))
 	mac.Write([]byte("tallystick postgres role\x00" + user))
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
 // Major returns the server's major version, for example 18.
-func (p *Postgres) Major() int { return p.major }
+func (p *Postgres) Major() int { return p.cluster.binaries.major }
 
-// PID returns the process id of the postmaster.
-func (p *Postgres) PID() int { return p.cmd.Process.Pid }
+// PID returns the process id of the postmaster, which a restart changes.
+func (p *Postgres) PID() int { return p.currentRun().pid() }
 
-// Done is closed when the server has ended, wanted or not.
+// Done is closed when the server has ended for good, wanted or not.
 func (p *Postgres) Done() <-chan struct{} { return p.done }
 
-// Wait returns when the server has ended: nil after an orderly stop, else how
-// it ended with its last words.
+// Wait returns when the server has ended for good: nil after an orderly stop,
+// else how it ended with its last words.
 func (p *Postgres) Wait() error {
 	<-p.done
 	return p.err
 }
-
-// How long each stronger way of stopping gets before the next.
-const (
-	immediateStopWait = 5 * time.Second
-	killWait          = 5 * time.Second
-)
 
 // Stop ends the server by a fast shutdown: open transactions are rolled back
 // and a checkpoint is written, so the next start needs no recovery. When ctx
@@ -187,34 +197,28 @@ const (
 // server has ended by itself.
 func (p *Postgres) Stop(ctx context.Context) error {
 	defer p.releaseFiles()
-	p.signal(syscall.SIGINT)
+	p.stop()
+	p.currentRun().signal(syscall.SIGINT)
 	select {
 	case <-p.done:
 		return p.err
 	case <-ctx.Done():
 	}
-	p.signal(syscall.SIGQUIT)
-	if !p.endsWithin(immediateStopWait) {
-		p.signal(syscall.SIGKILL)
-		p.endsWithin(killWait)
-	}
+	p.currentRun().endHard()
+	<-p.done
 	return fmt.Errorf("stopping Postgres: %w", ctx.Err())
 }
 
-func (p *Postgres) signal(sig syscall.Signal) {
-	// An error means that the process is gone, which Done reports.
-	_ = p.cmd.Process.Signal(sig)
+func (p *Postgres) currentRun() *postgresRun {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.run
 }
 
-func (p *Postgres) endsWithin(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-p.done:
-		return true
-	case <-t.C:
-		return false
-	}
+func (p *Postgres) setRun(run *postgresRun) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.run = run
 }
 
 // releaseFiles drops the lock and the socket's short name.

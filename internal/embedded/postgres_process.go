@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,43 +23,113 @@ const (
 	readyPoll = 5 * time.Millisecond
 	// logDrainWait is for the last log lines, which may come after the exit.
 	logDrainWait = time.Second
+	// immediateStopWait is Postgres's own patience with its children (5 s) and
+	// a little more.
+	immediateStopWait = 7 * time.Second
+
+	minRestartDelay = 100 * time.Millisecond
+	maxRestartDelay = 30 * time.Second
 )
 
 // errRemains marks a failed start that will succeed once an earlier server's
 // processes have gone.
 var errRemains = errors.New("an earlier server on the directory has not quite ended")
 
+// postgresRun is one postmaster process.
+type postgresRun struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the process has ended
+	err  error         // how; read after done is closed
+}
+
+func (r *postgresRun) pid() int { return r.cmd.Process.Pid }
+
+func (r *postgresRun) signal(sig syscall.Signal) {
+	// An error means that the process is gone, which done reports.
+	_ = r.cmd.Process.Signal(sig)
+}
+
+// endHard ends the process without a checkpoint, by ever stronger means.
+func (r *postgresRun) endHard() {
+	r.signal(syscall.SIGQUIT)
+	select {
+	case <-r.done:
+	case <-time.After(immediateStopWait):
+		r.signal(syscall.SIGKILL)
+		<-r.done
+	}
+}
+
+// supervise waits for the end of the server and, when asked to, starts it again
+// until Stop is called.
+func (p *Postgres) supervise(run *postgresRun, startTimeout time.Duration) {
+	defer close(p.done)
+	for run != nil {
+		<-run.done
+		p.err = run.err
+		if !p.restart || p.stopping.Err() != nil {
+			return
+		}
+		p.log.logger.Error("engine ended, starting it again", "err", run.err)
+		run = p.startAgain(startTimeout)
+	}
+}
+
+// startAgain tries, ever more slowly, until the server runs or Stop is called;
+// then it returns nil.
+func (p *Postgres) startAgain(startTimeout time.Duration) *postgresRun {
+	for delay := minRestartDelay; ; delay = min(2*delay, maxRestartDelay) {
+		ctx, cancel := context.WithTimeout(p.stopping, startTimeout)
+		run, err := p.startServer(ctx)
+		cancel()
+		if err == nil {
+			p.setRun(run)
+			// Stop cancels first and then signals the current run: either it
+			// saw this one, or the cancellation is seen here.
+			if p.stopping.Err() != nil {
+				run.signal(syscall.SIGINT)
+			}
+			return run
+		}
+		p.err = err
+		if pause(p.stopping, delay) != nil {
+			return nil
+		}
+		p.log.logger.Error("engine did not start, trying again", "err", err)
+	}
+}
+
 // startServer starts the server and waits until it is ready, again and again
 // while the remains of an earlier one are in the way.
-func (p *Postgres) startServer(ctx context.Context, c cluster) error {
+func (p *Postgres) startServer(ctx context.Context) (*postgresRun, error) {
 	deadline := time.Now().Add(remainsWait)
-	if err := c.awaitOldPostmaster(ctx, deadline); err != nil {
-		return err
+	if err := p.cluster.awaitOldPostmaster(ctx, deadline); err != nil {
+		return nil, err
 	}
 	for {
-		err := p.launch(ctx, c)
+		run, err := p.launch(ctx)
 		if !errors.Is(err, errRemains) {
-			return err
+			return run, err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%w: %w", ErrDataDirInUse, err)
+			return nil, fmt.Errorf("%w: %w", ErrDataDirInUse, err)
 		}
 		if err := pause(ctx, retryInterval); err != nil {
-			return fmt.Errorf("%w: %w", ErrStart, err)
+			return nil, fmt.Errorf("%w: %w", ErrStart, err)
 		}
 	}
 }
 
 // launch makes one attempt.
-func (p *Postgres) launch(ctx context.Context, c cluster) error {
-	cmd, closeDir, err := c.command(c.dir, "postgres", c.args...)
+func (p *Postgres) launch(ctx context.Context) (*postgresRun, error) {
+	cmd, closeDir, err := p.cluster.command(p.cluster.dir, "postgres", p.cluster.args...)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer closeDir()
 	r, w, err := os.Pipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.log.reset()
 	logDone := p.log.follow(r)
@@ -68,48 +139,47 @@ func (p *Postgres) launch(ctx context.Context, c cluster) error {
 	err = StartChild(cmd, syscall.SIGQUIT)
 	w.Close()
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrStart, spaceError(err))
+		return nil, fmt.Errorf("%w: %w", ErrStart, spaceError(err))
 	}
-	p.cmd, p.done = cmd, make(chan struct{})
-	go p.watch(logDone)
-	return p.awaitReady(ctx, c)
+	run := &postgresRun{cmd: cmd, done: make(chan struct{})}
+	go run.watch(p.log, logDone)
+	if err := run.awaitReady(ctx, p.cluster.dir, p.log); err != nil {
+		return nil, err
+	}
+	return run, nil
 }
 
 // watch reaps the process and publishes how it ended.
-func (p *Postgres) watch(logDone <-chan struct{}) {
-	err := p.cmd.Wait()
+func (r *postgresRun) watch(log *engineLog, logDone <-chan struct{}) {
+	err := r.cmd.Wait()
 	// Backends hold the log's other end a little longer than the postmaster.
 	select {
 	case <-logDone:
 	case <-time.After(logDrainWait):
 	}
 	if err != nil {
-		p.err = p.log.startError(err)
+		r.err = log.startError(err)
 	}
-	close(p.done)
+	close(r.done)
 }
 
 // awaitReady returns when the postmaster accepts connections, which it records
-// in postmaster.pid.
-func (p *Postgres) awaitReady(ctx context.Context, c cluster) error {
+// in postmaster.pid. After an error the process has ended.
+func (r *postgresRun) awaitReady(ctx context.Context, clusterDir string, log *engineLog) error {
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()
 	for {
 		select {
-		case <-p.done:
-			if p.err == nil {
+		case <-r.done:
+			if r.err == nil {
 				return fmt.Errorf("%w: Postgres ended at once without an error", ErrStart)
 			}
-			return p.err
+			return r.err
 		case <-ctx.Done():
-			p.signal(syscall.SIGQUIT)
-			if !p.endsWithin(immediateStopWait) {
-				p.signal(syscall.SIGKILL)
-				p.endsWithin(killWait)
-			}
-			return fmt.Errorf("%w: Postgres was not ready in time (%w): %s", ErrStart, ctx.Err(), p.log.complaint())
+			r.endHard()
+			return fmt.Errorf("%w: Postgres was not ready in time (%w): %s", ErrStart, ctx.Err(), log.complaint())
 		case <-tick.C:
-			if pid, ready := readPostmasterPID(c.dir); ready && pid == p.PID() {
+			if pid, ready := readPostmasterPID(clusterDir); ready && pid == r.pid() {
 				return nil
 			}
 		}

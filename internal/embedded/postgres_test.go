@@ -307,7 +307,7 @@ func TestPostgresTwentyImmediateRestarts(t *testing.T) {
 		if i%2 == 1 {
 			signal = syscall.SIGQUIT // what the kernel sends when the parent dies
 		}
-		p.signal(signal)
+		p.currentRun().signal(signal)
 		p.lock.unlock() // as the kernel does when the parent dies
 		begin := time.Now()
 		next, err := StartPostgres(testContext(t), opt)
@@ -326,7 +326,7 @@ func TestPostgresTwentyImmediateRestarts(t *testing.T) {
 
 func TestPostgresEndIsReported(t *testing.T) {
 	p := startPostgres(t, templated(t))
-	p.signal(syscall.SIGKILL)
+	p.currentRun().signal(syscall.SIGKILL)
 	select {
 	case <-p.Done():
 	case <-time.After(10 * time.Second):
@@ -337,6 +337,59 @@ func TestPostgresEndIsReported(t *testing.T) {
 	}
 	if err := p.Stop(testContext(t)); err == nil {
 		t.Error("Stop hides that the server had died")
+	}
+}
+
+func TestPostgresIsStartedAgain(t *testing.T) {
+	opt := templated(t)
+	opt.Restart, opt.OwnProcessGroup = true, true
+	p := startPostgres(t, opt)
+	dsn := superuserDSN(p)
+	one(t, connect(t, dsn), "CREATE TABLE kept (x int)")
+	for range 3 {
+		dead := p.PID()
+		if pgid, err := syscall.Getpgid(dead); err != nil || pgid != dead {
+			t.Errorf("process group %d (%v), want its own", pgid, err)
+		}
+		p.currentRun().signal(syscall.SIGKILL)
+		awaitGone(t, dead)
+		for p.PID() == dead {
+			select {
+			case <-p.Done():
+				t.Fatalf("gave up: %v", p.Wait())
+			case <-time.After(time.Millisecond):
+			}
+		}
+		if got := one(t, connect(t, dsn), "SELECT count(*) FROM kept"); got != "0" {
+			t.Errorf("count = %q", got)
+		}
+	}
+	if err := p.Stop(testContext(t)); err != nil {
+		t.Errorf("Stop: %v", err)
+	}
+	if err := p.Stop(testContext(t)); err != nil {
+		t.Errorf("a second Stop: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(opt.DataDir, clusterDirName, pidFileName)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the stop left a lock file (%v): not an orderly shutdown", err)
+	}
+}
+
+// TestPostgresStopsWhileItRestarts stops at every moment of a restart.
+func TestPostgresStopsWhileItRestarts(t *testing.T) {
+	opt := templated(t)
+	opt.Restart = true
+	for _, delay := range []time.Duration{0, 2 * time.Millisecond, 20 * time.Millisecond, 60 * time.Millisecond} {
+		p := startPostgres(t, opt)
+		p.currentRun().signal(syscall.SIGKILL)
+		time.Sleep(delay) // which moment it hits is left to chance
+		ctx, cancel := context.WithTimeout(testContext(t), 20*time.Second)
+		_ = p.Stop(ctx) // how the killed process ended
+		if ctx.Err() != nil {
+			t.Fatalf("after %s: Stop hangs", delay)
+		}
+		cancel()
+		awaitGone(t, p.PID())
 	}
 }
 
