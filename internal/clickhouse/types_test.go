@@ -275,6 +275,19 @@ func TestTypesByCompression(t *testing.T) {
 			if clickhouse.Code(err) != 60 {
 				t.Errorf("missing table: %v", err)
 			}
+			// A failure after hundreds of blocks were sent.
+			rows, err := conn.Query(t.Context(), "SELECT throwIf(number = 1000000) FROM numbers(2000000) SETTINGS max_block_size = 1000")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer rows.Close()
+			got := 0
+			for rows.Next() {
+				got++
+			}
+			if clickhouse.Code(rows.Err()) != 395 || got == 0 {
+				t.Errorf("a failure in mid-stream, after %d rows: %v", got, rows.Err())
+			}
 		})
 	}
 }

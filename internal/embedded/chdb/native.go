@@ -2,9 +2,9 @@ package chdb
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/ch-go/compress"
@@ -29,15 +29,16 @@ func recode(blocks []byte, revision uint64, out *chproto.Buffer) error {
 		out.Buf = append(out.Buf, blocks...)
 		return nil
 	}
-	source := bytes.NewReader(blocks)
-	reader := chproto.NewReader(source)
+	// The codec returns the same io.EOF between blocks and inside one. With an
+	// empty block (no columns, no rows) at the end, any io.EOF is a fault.
+	reader := chproto.NewReader(io.MultiReader(bytes.NewReader(blocks), strings.NewReader("\x00\x00")))
 	for {
 		block := proto.Block{ServerContext: &nativeContext}
 		if err := block.Decode(reader, 0); err != nil {
-			if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && len(block.Columns) == 0 {
-				return nil
-			}
 			return fmt.Errorf("chdb: decode a block of the engine: %w", err)
+		}
+		if len(block.Columns) == 0 {
+			return nil
 		}
 		if err := block.Encode(out, revision); err != nil {
 			return fmt.Errorf("chdb: encode a block for the client: %w", err)
