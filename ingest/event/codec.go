@@ -232,11 +232,8 @@ func (e *Event) DecodeProto(b []byte, mode Mode) error {
 			r.skip(wire)
 			continue
 		}
-		if f.Kind != TagMap {
-			if seen&(1<<f.Num) != 0 {
-				return fail(f.Name, RuleDuplicate, "")
-			}
-			seen |= 1 << f.Num
+		if f.Kind != TagMap && !once(&seen, num) {
+			return fail(f.Name, RuleDuplicate, "")
 		}
 		if err := e.decodeField(f, wire, &r); err != nil {
 			return err
@@ -292,6 +289,7 @@ func (e *Event) decodeField(f *Field, wire byte, r *reader) error {
 
 func decodeTime(f *Field, b []byte) (int64, error) {
 	var sec, nanos int64
+	var seen uint64
 	r := reader{b: b}
 	for {
 		num, wire, ok := r.next()
@@ -300,6 +298,9 @@ func decodeTime(f *Field, b []byte) (int64, error) {
 		}
 		if wire != wireVarint || num > 2 {
 			return 0, fail(f.Name, RuleType, "a google.protobuf.Timestamp")
+		}
+		if !once(&seen, num) {
+			return 0, fail(f.Name, RuleDuplicate, "")
 		}
 		if num == 1 {
 			sec = int64(r.uvarint())
@@ -316,7 +317,16 @@ func decodeTime(f *Field, b []byte) (int64, error) {
 	return sec*1e9 + nanos, nil
 }
 
+// once notes that a field stands in a message and reports whether it is the
+// first time. num is below 64.
+func once(seen *uint64, num uint64) bool {
+	first := *seen&(1<<num) == 0
+	*seen |= 1 << num
+	return first
+}
+
 func (e *Event) decodeTokens(f *Field, b []byte) error {
+	var seen uint64
 	r := reader{b: b}
 	for {
 		num, wire, ok := r.next()
@@ -328,6 +338,9 @@ func (e *Event) decodeTokens(f *Field, b []byte) error {
 		}
 		if wire != wireVarint {
 			return fail("tokens."+tokens.Class(num-1).String(), RuleType, "an integer")
+		}
+		if !once(&seen, num) {
+			return fail("tokens."+tokens.Class(num-1).String(), RuleDuplicate, "")
 		}
 		e.Tokens[num-1] = int64(r.uvarint())
 	}
@@ -342,6 +355,7 @@ func (e *Event) decodeTag(f *Field, b []byte) error {
 		return fail(f.Name, RuleMaxItems, "at most %d", MaxTags)
 	}
 	var t Tag
+	var seen uint64
 	r := reader{b: b}
 	for {
 		num, wire, ok := r.next()
@@ -350,6 +364,9 @@ func (e *Event) decodeTag(f *Field, b []byte) error {
 		}
 		if wire != wireBytes || num > 2 {
 			return fail(f.Name, RuleType, "a map of strings")
+		}
+		if !once(&seen, num) {
+			return fail(f.Name, RuleDuplicate, "")
 		}
 		if num == 1 {
 			t.Key = alias(r.bytes())
