@@ -1,0 +1,122 @@
+package analytics_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/tallystick/tallystick/ingest/event"
+	"github.com/tallystick/tallystick/internal/money"
+	"github.com/tallystick/tallystick/ledger/chain"
+)
+
+// traffic makes ledger entries of some tenants, the same for the same seed.
+type traffic struct {
+	random  *rand.Rand
+	tenants []string
+	from    time.Time // of occurred_at
+	span    time.Duration
+	seq     map[string]int64
+	serial  int
+}
+
+func newTraffic(seed uint64, tenants int, from time.Time, span time.Duration) *traffic {
+	g := &traffic{random: rand.New(rand.NewPCG(seed, 1)), from: from, span: span, seq: map[string]int64{}}
+	for i := range tenants {
+		g.tenants = append(g.tenants, fmt.Sprintf("tenant-%d", i))
+	}
+	return g
+}
+
+func pick(r *rand.Rand, prefix string, n int) string {
+	// Skewed, and sometimes untagged.
+	k := min(r.IntN(n+1), r.IntN(n+1))
+	if k == n {
+		return ""
+	}
+	return fmt.Sprintf("%s-%d", prefix, k)
+}
+
+// next fills e with an entry of a random kind: most are usage.
+func (g *traffic) next(e *chain.Entry) {
+	e.Reset()
+	g.serial++
+	r := g.random
+	tenant := g.tenants[min(r.IntN(len(g.tenants)), r.IntN(len(g.tenants)))]
+	g.seq[tenant]++
+	e.Seq = g.seq[tenant]
+	e.Position = chain.Position{Partition: int32(len(tenant) % 3), Offset: int64(g.serial)}
+	ev := &e.Event
+	ev.Tenant = tenant
+	ev.OccurredAt = g.from.UnixNano() + r.Int64N(int64(g.span))
+	ev.ReceivedAt = ev.OccurredAt + r.Int64N(int64(time.Hour))
+	switch k := r.IntN(100); {
+	case k < 90:
+		e.Kind = chain.Usage
+		g.usage(e)
+	case k < 95:
+		e.Kind = chain.Correction
+		g.usage(e)
+		e.Priced, e.Cost, e.UnpricedReason = true, money.Pico(r.Int64N(2e12)-1e12), ""
+	case k < 98:
+		g.conflict(e)
+	default:
+		e.Kind = chain.Counters
+		ev.OccurredAt = 0
+		ev.ProducerID, e.EdgeID, e.EdgeEpoch, e.Accepted, e.Refused = "producer-1", "edge-1", 7, int64(g.serial), 3
+		e.Key = chain.CountersKey(&e.Position)
+	}
+}
+
+// conflict rejects one of a few ids with one of a few contents.
+func (g *traffic) conflict(e *chain.Entry) {
+	e.Kind, e.RejectReason, e.RejectField = chain.Rejected, chain.RejectConflict, "event_id: duplicate"
+	e.Key = chain.RejectionKey(&e.Position)
+	e.Event.ID = fmt.Sprintf("event-%d", g.random.IntN(5))
+	e.Event.ContentMAC, e.Event.HasContentMAC = [32]byte{byte(1 + g.random.IntN(3))}, true
+}
+
+func (g *traffic) usage(e *chain.Entry) {
+	r, ev := g.random, &e.Event
+	ev.ID = fmt.Sprintf("event-%d", g.serial)
+	e.Key = event.KeyOf(ev.ID)
+	ev.Provider, ev.Model = fmt.Sprintf("provider-%d", r.IntN(3)), fmt.Sprintf("model-%d", r.IntN(8))
+	ev.Operation, ev.Region = pick(r, "operation", 3), pick(r, "region", 3)
+	ev.ServiceTier, ev.Status = []string{"standard", "batch", "flex"}[r.IntN(3)], event.StatusOK
+	if r.IntN(10) == 0 {
+		ev.Status = []string{event.StatusError, event.StatusBlocked, event.StatusTruncated}[r.IntN(3)]
+	}
+	ev.Team, ev.Service, ev.Feature = pick(r, "team", 4), pick(r, "service", 4), pick(r, "feature", 4)
+	ev.Agent, ev.EndCustomer, ev.Environment = pick(r, "agent", 6), pick(r, "customer", 9), pick(r, "env", 2)
+	if r.IntN(3) > 0 {
+		ev.UserPseudonym = fmt.Sprintf("%032x", r.IntN(20))
+	}
+	for _, key := range []string{"cost-centre", "it's \\ odd", "ß"} {
+		if r.IntN(2) == 0 {
+			ev.Tags = append(ev.Tags, event.Tag{Key: key, Value: pick(r, "value", 3)})
+		}
+	}
+	for c := range ev.Tokens {
+		if r.IntN(2) == 0 {
+			ev.Tokens[c] = r.Int64N(1000)
+		}
+	}
+	ev.LatencyMicros, ev.TTFTMicros = r.Int64N(1e6), r.Int64N(1e5)
+	ev.Streamed, ev.Estimated = r.IntN(2) == 0, r.IntN(20) == 0
+	ev.ProducerID = "producer-1"
+	if r.IntN(12) == 0 {
+		e.UnpricedReason = "unknown_model"
+		return
+	}
+	e.Priced, e.Cost, e.PriceRow = true, money.Pico(r.Int64N(3e12)), "row-1"
+}
+
+// entries makes n entries that live on their own.
+func (g *traffic) entries(n int) []*chain.Entry {
+	all := make([]*chain.Entry, n)
+	for i := range all {
+		all[i] = &chain.Entry{}
+		g.next(all[i])
+	}
+	return all
+}
