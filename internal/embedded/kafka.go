@@ -2,8 +2,10 @@ package embedded
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -21,10 +23,13 @@ const (
 	// names none.
 	DefaultKafkaPartitions = 12
 
-	kafkaLogDirName  = "log"  // below DataDir
-	kafkaPortFile    = "port" // below DataDir
-	kafkaClusterID   = "tallystick-embedded"
-	minKafkaFreeByte = 64 * mib
+	kafkaLogDirName   = "log"      // below DataDir
+	kafkaPortFile     = "port"     // below DataDir
+	kafkaPasswordFile = "password" // below DataDir, mode 0600
+	kafkaMechanism    = "SCRAM-SHA-256"
+	kafkaUser         = "tallystick"
+	kafkaClusterID    = "tallystick-embedded"
+	minKafkaFreeByte  = 64 * mib
 )
 
 // KafkaOptions say where the embedded broker keeps its records.
@@ -37,16 +42,28 @@ type KafkaOptions struct {
 	// Partitions of a topic created without a count; 0 means
 	// DefaultKafkaPartitions.
 	Partitions int
+	// Authenticate asks every client for the user and password of
+	// [Kafka.Credentials], so that other users of the machine can neither read
+	// nor write events. Without it anyone who can reach the loopback interface
+	// can.
+	Authenticate bool
 	// Logger gets the broker's warnings and errors; nil discards them.
 	Logger *slog.Logger
 }
 
+// KafkaCredentials authenticate a client. The zero value means that the broker
+// asks for none.
+type KafkaCredentials struct {
+	Mechanism, User, Password string
+}
+
 // Kafka is a running broker in this process.
 type Kafka struct {
-	cluster *kfake.Cluster
-	brokers []string
-	lock    *dirLock
-	close   sync.Once
+	cluster     *kfake.Cluster
+	brokers     []string
+	credentials KafkaCredentials
+	lock        *dirLock
+	close       sync.Once
 }
 
 // StartKafka starts the broker. An acknowledged record is on disk (fsync)
@@ -110,7 +127,7 @@ func (k *Kafka) start(opt KafkaOptions, logDir string) error {
 		return err
 	}
 	k.brokers = []string{listener.Addr().String()}
-	k.cluster, err = kfake.NewCluster(
+	opts := []kfake.Opt{
 		kfake.NumBrokers(1),
 		kfake.ClusterID(kafkaClusterID),
 		kfake.ListenFn(func(string, string) (net.Listener, error) { return listener, nil }),
@@ -118,7 +135,15 @@ func (k *Kafka) start(opt KafkaOptions, logDir string) error {
 		kfake.DataDir(logDir),
 		kfake.SyncWrites(),
 		kfake.WithLogger(kafkaLogger{opt.Logger.With("engine", "kafka")}),
-	)
+	}
+	if opt.Authenticate {
+		if err := k.loadCredentials(opt.DataDir); err != nil {
+			listener.Close()
+			return err
+		}
+		opts = append(opts, kfake.EnableSASL(), kfake.Superuser(k.credentials.Mechanism, k.credentials.User, k.credentials.Password))
+	}
+	k.cluster, err = kfake.NewCluster(opts...)
 	if err == nil {
 		return nil
 	}
@@ -128,6 +153,25 @@ func (k *Kafka) start(opt KafkaOptions, logDir string) error {
 	}
 	return fmt.Errorf("%w: Kafka log in %s: %w; move it away to start with an empty one", ErrDataDirDamaged, logDir, spaceError(err))
 }
+
+// loadCredentials reads the password of an earlier run, which the broker's own
+// files hold too, or makes one.
+func (k *Kafka) loadCredentials(dataDir string) error {
+	path := filepath.Join(dataDir, kafkaPasswordFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		data = []byte(rand.Text() + "\n")
+		err = spaceError(writeFileAtomic(path, data, 0o600))
+	}
+	if err != nil {
+		return fmt.Errorf("the Kafka password: %w", err)
+	}
+	k.credentials = KafkaCredentials{Mechanism: kafkaMechanism, User: kafkaUser, Password: strings.TrimSpace(string(data))}
+	return nil
+}
+
+// Credentials returns what a client must authenticate with.
+func (k *Kafka) Credentials() KafkaCredentials { return k.credentials }
 
 // kafkaListener listens on the loopback interface only.
 func kafkaListener(opt KafkaOptions) (net.Listener, error) {

@@ -11,9 +11,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
 )
 
 func startKafka(t *testing.T, opt KafkaOptions) *Kafka {
@@ -216,6 +218,44 @@ func TestKafkaRefusesBadDirectories(t *testing.T) {
 	cancel()
 	if _, err := StartKafka(ctx, KafkaOptions{DataDir: dir}); !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelled context: %v", err)
+	}
+}
+
+func TestKafkaAuthenticates(t *testing.T) {
+	dir := t.TempDir()
+	var password string
+	for round := range 2 { // the second on the directory of the first
+		k := startKafka(t, KafkaOptions{DataDir: dir, Authenticate: true})
+		c := k.Credentials()
+		if round == 0 {
+			password = c.Password
+		}
+		if c.Mechanism != "SCRAM-SHA-256" || c.User == "" || len(c.Password) < 20 || c.Password != password {
+			t.Errorf("round %d: credentials of length %d/%d, same as before: %v", round, len(c.User), len(c.Password), c.Password == password)
+		}
+		seed := k.Brokers()[0]
+		ping := func(pass string) error {
+			ctx, cancel := context.WithTimeout(testContext(t), 3*time.Second)
+			defer cancel()
+			auth := scram.Auth{User: c.User, Pass: pass}
+			return kafkaClient(t, seed, kgo.SASL(auth.AsSha256Mechanism())).Ping(ctx)
+		}
+		if err := ping(c.Password); err != nil {
+			t.Errorf("round %d, right password: %v", round, err)
+		}
+		if err := ping("wrong"); err == nil {
+			t.Errorf("round %d: a wrong password was accepted", round)
+		}
+		ctx, cancel := context.WithTimeout(testContext(t), 3*time.Second)
+		if err := kafkaClient(t, seed).Ping(ctx); err == nil {
+			t.Errorf("round %d: a client without a password was accepted", round)
+		}
+		cancel()
+		k.Close()
+	}
+	info, err := os.Stat(filepath.Join(dir, kafkaPasswordFile))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the password file has mode %v (%v)", info.Mode().Perm(), err)
 	}
 }
 

@@ -274,19 +274,20 @@ func (c *cluster) template(ctx context.Context, templateDir string) (string, err
 	return dir, nil
 }
 
-// command builds a command that runs a Postgres program as the cluster's user
-// with dir as its working and data directory.
+// command builds a command that runs a Postgres program as the cluster's user on
+// the data directory dir.
 //
 // The parents of a data directory often shut other users out (a home folder,
-// a temporary folder of mode 0700). On Linux that does not matter: this
-// process opens dir, the child enters it through the open descriptor, and the
-// program is told to use its working directory.
+// a temporary folder of mode 0700). On Linux that does not matter: the child
+// inherits dir as an open descriptor and reaches it through that. Its working
+// directory would do as well, but programs before Postgres 16 leave it for a
+// moment and cannot come back by its name.
 func (c *cluster) command(dir, program string, args ...string) (*exec.Cmd, func(), error) {
 	cmd := exec.Command(c.binaries.path(program), args...)
 	cmd.Env = []string{"LC_ALL=C", "TZ=UTC", "PATH=/usr/bin:/bin"}
+	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.user.credential(), Setpgid: c.ownGroup}
-	if !enterByDescriptor {
-		cmd.Dir = dir
+	if !reachByDescriptor {
 		cmd.Args = append(cmd.Args, "-D", dir)
 		return cmd, func() {}, nil
 	}
@@ -294,8 +295,8 @@ func (c *cluster) command(dir, program string, args ...string) (*exec.Cmd, func(
 	if err != nil {
 		return nil, nil, err
 	}
-	cmd.Dir = fmt.Sprintf("/proc/self/fd/%d", f.Fd())
-	cmd.Args = append(cmd.Args, "-D", "/proc/self/cwd")
+	cmd.ExtraFiles = []*os.File{f} // descriptor 3 of the child
+	cmd.Args = append(cmd.Args, "-D", "/proc/self/fd/3")
 	return cmd, func() { f.Close() }, nil
 }
 

@@ -8,9 +8,9 @@ import (
 	"strconv"
 )
 
-// enterByDescriptor is set where a child can enter a directory through a
-// descriptor of its parent; see cluster.command.
-const enterByDescriptor = true
+// reachByDescriptor is set where a child can reach a directory through a
+// descriptor that it inherited; see cluster.command.
+const reachByDescriptor = true
 
 // whoHas says whether pid is a process that works in clusterDir, as every
 // Postgres process does.

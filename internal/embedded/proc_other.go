@@ -4,8 +4,8 @@ package embedded
 
 import "syscall"
 
-// enterByDescriptor: there is no /proc to enter a directory through.
-const enterByDescriptor = false
+// reachByDescriptor: there is no /proc to reach a directory through.
+const reachByDescriptor = false
 
 // whoHas cannot look at a process's working directory here; a live pid in a
 // lock file is taken for the server.
