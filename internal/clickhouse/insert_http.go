@@ -33,9 +33,14 @@ const (
 
 // httpInserter sends blocks by one POST each, encoded straight from their
 // columns. clickhouse-go's own batch takes values one by one by reflection.
+//
+// Of several hosts it uses one until that cannot be reached, then the next; the
+// caller's repeat of the insert, with its token, goes there.
 type httpInserter struct {
 	client   *http.Client
-	base     url.URL
+	base     url.URL // without a host
+	hosts    []string
+	failures atomic.Uint32 // hosts[failures % len] is in use
 	settings url.Values
 	header   http.Header
 	method   ch.CompressionMethod
@@ -51,7 +56,8 @@ type insertBuffer struct {
 
 func newHTTPInserter(opt *ch.Options) *httpInserter {
 	h := &httpInserter{
-		base:     url.URL{Scheme: "http", Host: opt.Addr[0], Path: "/"},
+		base:     url.URL{Scheme: "http", Path: "/"},
+		hosts:    opt.Addr,
 		settings: url.Values{},
 		header:   http.Header{},
 	}
@@ -130,6 +136,7 @@ func (h *httpInserter) insert(ctx context.Context, sql, token string, rows int, 
 	req.Header.Set("Content-Type", "application/octet-stream")
 	resp, err := h.client.Do(req)
 	if err != nil {
+		h.failures.Add(1)
 		// The URL in net/http's error holds the statement; its cause does not.
 		if wrapped, ok := err.(*url.Error); ok {
 			err = wrapped.Err
@@ -194,6 +201,7 @@ func (h *httpInserter) target(sql, token string) string {
 		query.Set("decompress", "1")
 	}
 	u := h.base
+	u.Host = h.hosts[int(h.failures.Load())%len(h.hosts)]
 	u.RawQuery = query.Encode()
 	return u.String()
 }

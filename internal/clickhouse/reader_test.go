@@ -201,10 +201,7 @@ func TestQueryTenant(t *testing.T) {
 		{"acme", "SELECT sum(cost) FROM " + database + ".entries WHERE {tenant:String} != ''", 3},
 		{"nobody", "SELECT sum(cost) FROM entries WHERE {tenant:String} != ''", 0},
 	} {
-		scope := clickhouse.Scope{Tenant: tenant.ID(test.tenant)}
-		for _, table := range []string{"entries", "hourly", "hourly_mv"} {
-			scope.Tables = append(scope.Tables, table, database+"."+table)
-		}
+		scope := clickhouse.Scope{Tenant: tenant.ID(test.tenant), Tables: []string{"entries", "hourly", "hourly_mv"}}
 		rows, err := reader.QueryTenant(t.Context(), scope, test.sql, nil)
 		if err != nil {
 			t.Errorf("%s: %v", test.sql, err)

@@ -25,8 +25,10 @@ const (
 type Scope struct {
 	// Tenant is the tenant whose rows are visible.
 	Tenant tenant.ID
-	// Tables are all tables (db.table or table) of the query that hold tenant
-	// data. Each is filtered by [TenantColumn] before the query sees it.
+	// Tables are all tables and views of the query that hold tenant data: by
+	// their name alone in the connection's database, else as db.table. Each is
+	// filtered by [TenantColumn] before the query sees it, under whatever name
+	// or alias the query uses it. Table functions are not filtered.
 	Tables []string
 }
 
