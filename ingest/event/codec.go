@@ -36,15 +36,15 @@ func (e *Event) appendFields(b []byte, log bool) []byte {
 		}
 		switch f.Kind {
 		case String:
-			b = appendString(b, f.Num, *e.StringPtr(f.Num))
+			b = appendString(b, f.Num, *e.str(f))
 		case Int:
-			b = appendInt(b, f.Num, *e.IntPtr(f.Num))
+			b = appendInt(b, f.Num, *e.num(f))
 		case Bool:
-			if *e.BoolPtr(f.Num) {
+			if *e.flag(f) {
 				b = appendInt(b, f.Num, 1)
 			}
 		case Time:
-			b = appendTime(b, f.Num, *e.TimePtr(f.Num))
+			b = appendTime(b, f.Num, *e.instant(f))
 		case Bytes:
 			if e.HasContentMAC {
 				b = appendTag(b, f.Num, wireBytes)
@@ -138,6 +138,15 @@ type reader struct {
 }
 
 func (r *reader) uvarint() uint64 {
+	if len(r.b) > 0 && r.b[0] < 0x80 { // nearly all are one byte
+		v := r.b[0]
+		r.b = r.b[1:]
+		return uint64(v)
+	}
+	return r.longUvarint()
+}
+
+func (r *reader) longUvarint() uint64 {
 	v, n := binary.Uvarint(r.b)
 	if n <= 0 {
 		r.bad, r.b = true, nil
@@ -262,17 +271,17 @@ func (e *Event) decodeField(f *Field, wire byte, r *reader) error {
 	}
 	switch f.Kind {
 	case String:
-		*e.StringPtr(f.Num) = alias(r.bytes())
+		*e.str(f) = alias(r.bytes())
 	case Int:
-		*e.IntPtr(f.Num) = int64(r.uvarint())
+		*e.num(f) = int64(r.uvarint())
 	case Bool:
-		*e.BoolPtr(f.Num) = r.uvarint() != 0
+		*e.flag(f) = r.uvarint() != 0
 	case Time:
 		ns, err := decodeTime(f, r.bytes())
 		if err != nil {
 			return err
 		}
-		*e.TimePtr(f.Num) = ns
+		*e.instant(f) = ns
 	case Bytes:
 		v := r.bytes()
 		if len(v) != len(e.ContentMAC) {

@@ -454,3 +454,17 @@ func BenchmarkAppendProducer(b *testing.B) {
 		buf = e.AppendProducer(buf[:0])
 	}
 }
+
+func TestFieldByName(t *testing.T) {
+	for i := range event.Fields {
+		f := &event.Fields[i]
+		if got, ok := event.FieldByName(f.Name); !ok || got != f {
+			t.Errorf("FieldByName(%q) = %v, %v", f.Name, got, ok)
+		}
+		for _, other := range []string{"", f.Name[1:], f.Name + "x", strings.ToUpper(f.Name)} {
+			if got, ok := event.FieldByName(other); ok && got.Name != other {
+				t.Errorf("FieldByName(%q) = %s", other, got.Name)
+			}
+		}
+	}
+}

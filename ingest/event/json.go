@@ -66,7 +66,7 @@ func (e *Event) decodeObject(r *jsonReader, mode Mode) (first error) {
 }
 
 func (e *Event) decodeMember(r *jsonReader, name []byte, rule string, mode Mode, seen *uint64) error {
-	f := fieldsByName[string(name)]
+	f := fieldsByName.find(alias(name))
 	switch {
 	case rule != "":
 		r.skip(0)
@@ -94,13 +94,13 @@ func (e *Event) decodeMember(r *jsonReader, name []byte, rule string, mode Mode,
 func (e *Event) decodeJSONField(f *Field, r *jsonReader) (err error) {
 	switch f.Kind {
 	case String:
-		*e.StringPtr(f.Num), err = r.text(f.Name)
+		*e.str(f), err = r.text(f.Name)
 	case Int:
-		*e.IntPtr(f.Num), err = r.integer(f.Name)
+		*e.num(f), err = r.integer(f.Name)
 	case Bool:
-		*e.BoolPtr(f.Num), err = r.boolean(f.Name)
+		*e.flag(f), err = r.boolean(f.Name)
 	case Time:
-		*e.TimePtr(f.Num), err = r.time(f.Name)
+		*e.instant(f), err = r.time(f.Name)
 	case TokenMap:
 		err = e.decodeJSONTokens(r)
 	case TagMap:

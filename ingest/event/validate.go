@@ -38,7 +38,7 @@ func (e *Event) Normalize() error {
 func (e *Event) Validate(log bool) error {
 	for i := range Fields {
 		f := &Fields[i]
-		if f.Edge && !log {
+		if f.Edge && !log || f.Kind == String && !f.Required && *e.str(f) == "" {
 			continue
 		}
 		if err := e.validateField(f); err != nil {
@@ -51,13 +51,13 @@ func (e *Event) Validate(log bool) error {
 func (e *Event) validateField(f *Field) error {
 	switch f.Kind {
 	case String:
-		return validateString(f, *e.StringPtr(f.Num))
+		return validateString(f, *e.str(f))
 	case Int:
-		if v := *e.IntPtr(f.Num); v < 0 || v > f.Max {
+		if v := *e.num(f); v < 0 || v > f.Max {
 			return fail(f.Name, RuleRange, "0 to %d", f.Max)
 		}
 	case Time:
-		if v := *e.TimePtr(f.Num); v == 0 {
+		if v := *e.instant(f); v == 0 {
 			return fail(f.Name, RuleRequired, "")
 		} else if v < 0 {
 			return fail(f.Name, RuleRange, "a time between 1970 and 2262")
