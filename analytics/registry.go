@@ -1,0 +1,213 @@
+package analytics
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/tallystick/tallystick/analytics/report"
+)
+
+// The statements of reports are put together from the constants of this file
+// by closed choices: which report, which table, which dimensions. Nothing else
+// can become part of one; values travel as parameters.
+
+// source is a table that a report is read from.
+type source uint8
+
+const (
+	// bySingleEntry reads table entry. It knows every dimension and can be
+	// bounded to the entries that an answer says it covers.
+	bySingleEntry source = iota
+	// byHour reads the sums of table usage_hour.
+	byHour
+)
+
+// form is a kind of report.
+type form uint8
+
+const (
+	summaryForm form = iota
+	groupsForm
+	seriesForm
+)
+
+// maxTagFilters is how many filters of a report may be tags.
+const maxTagFilters = report.MaxFilters
+
+// column is a dimension in the closed table of columns.
+type column uint8
+
+// tagColumnID stands for the tag of the position it is used at.
+const tagColumnID column = 0xff
+
+// columns are the columns of dimensions, by their place in this list; their
+// names are constants of the schema.
+var columns = []struct {
+	name string // of the dimension and of the column
+	hour bool   // usage_hour has it too
+}{
+	{"provider", true},
+	{"model", true},
+	{"operation", false},
+	{"region", false},
+	{"service_tier", true},
+	{"status", true},
+	{"team", true},
+	{"service", true},
+	{"feature", false},
+	{"agent", false},
+	{"user_pseudonym", false},
+	{"end_customer", false},
+	{"environment", true},
+}
+
+// columnOf finds a dimension's column.
+func columnOf(d report.Dimension) (column, bool) {
+	if d.IsTag() {
+		return tagColumnID, true
+	}
+	for i := range columns {
+		if columns[i].name == d.Name {
+			return column(i), true
+		}
+	}
+	return 0, false
+}
+
+// inHours reports whether usage_hour has the column.
+func (c column) inHours() bool { return c != tagColumnID && columns[c].hour }
+
+// shape is all that decides a statement's text.
+type shape struct {
+	form    form
+	source  source
+	groups  [report.MaxGroupBy]column // the first n of them
+	n       int
+	filters uint16 // one bit per column
+	tags    int    // filters that are tags
+}
+
+const (
+	tenantCondition = `tenant_id = {tenant:String}`
+
+	entryFrom = ` FROM entry WHERE ` + tenantCondition + ` AND kind IN ('usage', 'correction')` +
+		` AND occurred_at >= fromUnixTimestamp64Micro({start:Int64}, 'UTC') AND occurred_at < fromUnixTimestamp64Micro({end:Int64}, 'UTC')` +
+		` AND seq <= {seq:UInt64}`
+	hourFrom = ` FROM usage_hour WHERE ` + tenantCondition + ` AND hour >= {start:Int64} AND hour < {end:Int64}`
+
+	// edges are of the unit that the bucket's expression has: microseconds in
+	// one table, hours in the other. roundDown searches by halves.
+	entryBucket = `roundDown(toUnixTimestamp64Micro(occurred_at), {edges:Array(Int64)}) AS bucket`
+	hourBucket  = `roundDown(toInt64(hour), {edges:Array(Int64)}) AS bucket`
+
+	entryCost = `sum(ifNull(cost, toDecimal128(0, 12)))`
+	hourCost  = `sum(sum_cost)`
+
+	entrySums = entryCost + ` AS a_cost, countIf(kind = 'usage') AS a_requests, countIf(kind = 'usage' AND status != 'ok') AS a_failed,` +
+		` countIf(kind = 'usage' AND isNull(cost)) AS a_unpriced, countIf(kind = 'usage' AND estimated) AS a_estimated,` +
+		` countIf(kind = 'correction') AS a_corrections,` +
+		` sumIf(input, kind = 'usage') AS a_input, sumIf(cache_read, kind = 'usage') AS a_cache_read,` +
+		` sumIf(cache_write_5m, kind = 'usage') AS a_cache_write_5m, sumIf(cache_write_1h, kind = 'usage') AS a_cache_write_1h,` +
+		` sumIf(output, kind = 'usage') AS a_output, sumIf(reasoning, kind = 'usage') AS a_reasoning,` +
+		` sumIf(audio_input, kind = 'usage') AS a_audio_input, sumIf(audio_output, kind = 'usage') AS a_audio_output,` +
+		` sumIf(image_input, kind = 'usage') AS a_image_input, sumIf(image_output, kind = 'usage') AS a_image_output`
+	hourSums = hourCost + ` AS a_cost, sum(sum_requests) AS a_requests, sum(sum_failed) AS a_failed, sum(sum_unpriced) AS a_unpriced,` +
+		` sum(sum_estimated) AS a_estimated, sum(sum_corrections) AS a_corrections, sum(sum_input) AS a_input, sum(sum_cache_read) AS a_cache_read,` +
+		` sum(sum_cache_write_5m) AS a_cache_write_5m, sum(sum_cache_write_1h) AS a_cache_write_1h, sum(sum_output) AS a_output,` +
+		` sum(sum_reasoning) AS a_reasoning, sum(sum_audio_input) AS a_audio_input, sum(sum_audio_output) AS a_audio_output,` +
+		` sum(sum_image_input) AS a_image_input, sum(sum_image_output) AS a_image_output`
+
+	// sums are what every statement of a report ends its columns with.
+	sums = `toString(a_cost), a_requests, a_failed, a_unpriced, a_estimated, a_corrections, a_input, a_cache_read, a_cache_write_5m,` +
+		` a_cache_write_1h, a_output, a_reasoning, a_audio_input, a_audio_output, a_image_input, a_image_output`
+	sumsOfSums = `toString(sum(a_cost)), sum(a_requests), sum(a_failed), sum(a_unpriced), sum(a_estimated), sum(a_corrections), sum(a_input),` +
+		` sum(a_cache_read), sum(a_cache_write_5m), sum(a_cache_write_1h), sum(a_output), sum(a_reasoning), sum(a_audio_input),` +
+		` sum(a_audio_output), sum(a_image_input), sum(a_image_output)`
+
+	// The k-th dimension has these names: $K its column, $N its number.
+	summaryTemplate = `SELECT ` + sums + ` FROM (SELECT $SUMS$FROM)`
+
+	groupsTemplate = `SELECT $OUT, other, ` + sumsOfSums +
+		` FROM (SELECT *, row_number() OVER (ORDER BY a_cost DESC, $NAMES) > {top:UInt32} AS other` +
+		` FROM (SELECT $KEYS, $SUMS$FROM GROUP BY $NAMES))` +
+		` GROUP BY other, $OUTNAMES ORDER BY other, sum(a_cost) DESC, $OUTNAMES`
+
+	seriesTemplate = `SELECT $OUTNAMES, other, bucket, ` + sums +
+		` FROM (SELECT $BUCKET, ($COLUMNS) NOT IN (SELECT $COLUMNS$FROM GROUP BY $COLUMNS ORDER BY $COST DESC, $COLUMNS LIMIT {top:UInt32}) AS other,` +
+		` $OUTCOLUMNS, $SUMS$FROM GROUP BY bucket, other, $OUTNAMES)` +
+		` ORDER BY bucket, other, $OUTNAMES`
+
+	ungroupedSeriesTemplate = `SELECT bucket, ` + sums + ` FROM (SELECT $BUCKET, $SUMS$FROM GROUP BY bucket) ORDER BY bucket`
+)
+
+// statement is the text of the shape's query.
+func (s shape) statement() string {
+	from, bucket, cost, aggregates := entryFrom, entryBucket, entryCost, entrySums
+	if s.source == byHour {
+		from, bucket, cost, aggregates = hourFrom, hourBucket, hourCost, hourSums
+	}
+	template := summaryTemplate
+	switch {
+	case s.form == groupsForm:
+		template = groupsTemplate
+	case s.form == seriesForm && s.n > 0:
+		template = seriesTemplate
+	case s.form == seriesForm:
+		template = ungroupedSeriesTemplate
+	}
+	return strings.NewReplacer(
+		"$FROM", from+s.conditions(), "$SUMS", aggregates, "$BUCKET", bucket, "$COST", cost,
+		"$OUTCOLUMNS", s.list("if(other, '', toString($K)) AS o$N"), "$OUTNAMES", s.list("o$N"),
+		"$OUT", s.list("if(other, '', toString(g$N)) AS o$N"),
+		"$KEYS", s.list("$K AS g$N"), "$NAMES", s.list("g$N"), "$COLUMNS", s.list("$K"),
+	).Replace(template)
+}
+
+// list repeats a piece for each dimension of the shape.
+func (s shape) list(piece string) string {
+	parts := make([]string, s.n)
+	for i := range parts {
+		number := strconv.Itoa(i + 1)
+		expression := "tags[{key" + number + ":String}]"
+		if c := s.groups[i]; c != tagColumnID {
+			expression = columns[c].name
+		}
+		parts[i] = strings.NewReplacer("$K", expression, "$N", number).Replace(piece)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// conditions are those of the filters.
+func (s shape) conditions() string {
+	var b strings.Builder
+	for i := range columns {
+		if s.filters&(1<<i) != 0 {
+			b.WriteString(strings.ReplaceAll(" AND $C IN {in_$C:Array(String)}", "$C", columns[i].name))
+		}
+	}
+	for i := range s.tags {
+		b.WriteString(strings.ReplaceAll(" AND tags[{tag$N:String}] IN {in_tag$N:Array(String)}", "$N", strconv.Itoa(i+1)))
+	}
+	return b.String()
+}
+
+// tables are those with tenant data that a tenant's statements may read; each
+// gets the tenant's filter from the engine as well, under every name it has.
+var tables = []string{"entry", "usage_hour", "usage_hour_view", "rollup_hour", "announced"}
+
+// The statements that are no reports over dimensions.
+const (
+	// announcedSQL is how far the tenant's entries may have been stored.
+	announcedSQL = `SELECT max(seq) FROM announced WHERE ` + tenantCondition
+	// extentSQL is the first and last hour with usage.
+	extentSQL = `SELECT count(), min(hour), max(hour) FROM usage_hour WHERE ` + tenantCondition
+	// conflictsSQL counts the rejections of one event id.
+	conflictsSQL = `SELECT count() FROM entry WHERE ` + tenantCondition + ` AND kind = 'rejected' AND reject_reason = 'conflict'` +
+		` AND event_key = toFixedString(unhex({key:String}), 16)`
+
+	// The statements for operators see all tenants; see [Operator].
+	storeTotalsSQL = `SELECT tenant_id, toString(kind), reject_reason, count(), countIf(kind = 'usage' AND isNull(cost)),` +
+		` toString(sum(ifNull(cost, toDecimal128(0, 12)))), uniqExactIf((event_key, content), reject_reason = 'conflict')` +
+		` FROM entry GROUP BY tenant_id, kind, reject_reason ORDER BY tenant_id, kind, reject_reason`
+	storeCostSQL = `SELECT toString(sum(sum_cost)), sum(sum_requests), sum(sum_unpriced) FROM usage_hour`
+)
