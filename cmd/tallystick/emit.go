@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -137,29 +136,18 @@ func envOr(name, otherwise string) string {
 	return otherwise
 }
 
-// emitError carries the exit code.
-type emitError struct {
-	error
-	code int
-}
-
-// ExitCode is the process's exit code (docs: interfaces, CLI).
-func (e *emitError) ExitCode() int { return e.code }
-
-// Unwrap gives the cause.
-func (e *emitError) Unwrap() error { return e.error }
-
+// emitFailure gives an error its exit code.
 func emitFailure(err error) error {
-	code := 1
+	code := exitFailure
 	switch {
 	case errors.Is(err, load.ErrOptions), errors.Is(err, load.ErrTrace):
-		code = 2
+		code = exitUsage
 	case errors.Is(err, load.ErrAuth):
-		code = 4
+		code = exitAuth
 	case errors.Is(err, load.ErrUnavailable):
-		code = 7
+		code = exitUnavailable
 	}
-	return &emitError{err, code}
+	return &exitError{code, err}
 }
 
 // options completes the options by what flags cannot hold.
@@ -203,10 +191,10 @@ func runEmit(ctx context.Context, f *emitFlags, stdout, stderr io.Writer) error 
 	if err := f.options(); err != nil {
 		return emitFailure(err)
 	}
-	stop, ctx, release := stopOnSignal(ctx, stderr)
+	stop, release := stopInOrder(ctx, stderr)
 	defer release()
 	f.o.Stop = stop
-	res, err := emitAll(ctx, f, stderr)
+	res, err := emitAll(context.WithoutCancel(ctx), f, stderr)
 	if res != nil {
 		if werr := f.report(res, stdout, stderr); err == nil {
 			err = werr
@@ -270,30 +258,15 @@ func stopped(ch <-chan struct{}) bool {
 	}
 }
 
-// stopOnSignal: the first signal closes stop, the second ends ctx.
-func stopOnSignal(parent context.Context, stderr io.Writer) (stop chan struct{}, ctx context.Context, release func()) {
-	if parent == nil {
-		parent = context.Background()
-	}
-	ctx, cancel := context.WithCancel(parent)
-	stop = make(chan struct{})
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		select {
-		case <-signals:
-			close(stop)
-			fmt.Fprintln(stderr, "\nemit: finishing what is under way; press Ctrl-C again to end at once")
-		case <-ctx.Done():
-			return
-		}
-		select {
-		case <-signals:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	return stop, ctx, func() { signal.Stop(signals); cancel() }
+// stopInOrder turns the end of ctx, which the first Ctrl-C brings, into the end
+// of the load in order: what is under way is finished and the expectation is
+// right. The program ends at once with the second one.
+func stopInOrder(ctx context.Context, stderr io.Writer) (stop <-chan struct{}, release func() bool) {
+	ch := make(chan struct{})
+	return ch, context.AfterFunc(ctx, func() {
+		_, _ = fmt.Fprintln(stderr, "\nemit: finishing what is under way; press Ctrl-C again to end at once")
+		close(ch)
+	})
 }
 
 // report writes the expectation file and the result.

@@ -55,14 +55,13 @@ const (
 	again
 )
 
-// read interprets an answer of n events. An error is final: sending the same
+// readAnswer interprets an answer of n events. An error is final: sending the same
 // request again cannot help. cause says why it is to be sent again.
 func readAnswer(resp *http.Response, n int) (a answer, v verdict, wait time.Duration, cause, err error) {
 	body, readErr := io.ReadAll(io.LimitReader(resp.Body, maxAnswerBytes))
 	code := resp.StatusCode
-	retry := code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500
 	parsed := readErr == nil && json.Unmarshal(body, &a) == nil
-	if retry {
+	if retryable(code) {
 		cause = fmt.Errorf("%w: status %d", errRetry, code)
 		if parsed && code == http.StatusServiceUnavailable && a.complete(n) {
 			return a, partly, retryAfter(resp), cause, nil
@@ -85,6 +84,16 @@ func readAnswer(resp *http.Response, n int) (a answer, v verdict, wait time.Dura
 	default:
 		return a, settled, 0, nil, fmt.Errorf("%w: status %d %s %s", ErrRefused, code, a.Title, a.Type)
 	}
+}
+
+// retryable says whether the same request may fare better later.
+func retryable(code int) bool {
+	switch code {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
 }
 
 // errRetry wraps the reasons for sending a request again.

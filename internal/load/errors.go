@@ -15,6 +15,8 @@ var (
 	ErrRefused = errors.New("load: request refused")
 	// ErrUnavailable: the deadline passed while the server was away.
 	ErrUnavailable = errors.New("load: server unavailable")
+	// ErrStopped: the load was stopped before it had sent anything.
+	ErrStopped = errors.New("load: stopped before it began")
 
 	// errEnd: the source has no more calls.
 	errEnd = errors.New("end of source")

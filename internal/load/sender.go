@@ -400,6 +400,15 @@ func (s *sender) book(it *item, r *refusal) {
 
 // createTenants makes the tenants of the load, trying for as long as it takes.
 func (s *sender) createTenants(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() { // nothing was sent yet: a stop need not wait for the server
+		select {
+		case <-s.o.Stop:
+			cancel(ErrStopped)
+		case <-ctx.Done():
+		}
+	}()
 	ids := s.plan.assign.tenants
 	for len(ids) > 0 {
 		n := min(len(ids), tenantChunk)
@@ -436,7 +445,7 @@ func (s *sender) createSome(ctx context.Context, body []byte) error {
 				return nil
 			case code == http.StatusUnauthorized || code == http.StatusForbidden:
 				return fmt.Errorf("%w to create tenants: status %d", ErrAuth, code)
-			case code < 500 && code != http.StatusTooManyRequests && code != http.StatusRequestTimeout:
+			case !retryable(code):
 				return fmt.Errorf("%w: creating tenants: status %d", ErrRefused, code)
 			}
 			err = fmt.Errorf("%w: status %d", errRetry, code)

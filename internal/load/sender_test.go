@@ -385,6 +385,7 @@ func TestFinalErrors(t *testing.T) {
 		"too large":          {413, `{"title":"Too large"}`, ErrRefused},
 		"malformed":          {400, `{"title":"Bad Request","type":"urn:x"}`, ErrRefused},
 		"not found":          {404, "", ErrRefused},
+		"not implemented":    {501, "", ErrRefused},
 		"redirect":           {302, "", ErrRefused},
 		"unaccounted events": {202, `{"accepted":"1","refusals":[]}`, ErrRefused},
 		"no JSON":            {202, `hello`, ErrRefused},
@@ -414,6 +415,19 @@ func TestDeadline(t *testing.T) {
 	_, err := Run(t.Context(), Options{Events: 10, URL: srv.URL, SkipTenants: true, Deadline: 50 * time.Millisecond})
 	if !errors.Is(err, ErrUnavailable) {
 		t.Errorf("%v, want ErrUnavailable", err)
+	}
+}
+
+// A stop while the server is away ends a load that has sent nothing.
+func TestStopBeforeTheBeginning(t *testing.T) {
+	stop := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	defer srv.Close()
+	time.AfterFunc(20*time.Millisecond, func() { close(stop) })
+	if _, err := Run(t.Context(), Options{Events: 10, URL: srv.URL, Stop: stop}); !errors.Is(err, ErrStopped) {
+		t.Errorf("%v, want ErrStopped", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 
@@ -152,62 +153,107 @@ func (r *traceReader) next(row *traceRow) error {
 // traceExtent is what a first pass over a trace finds out.
 type traceExtent struct {
 	rows        int64
-	first, last int64 // microseconds
+	first, last int64 // microseconds, the least and the greatest
+	origin      int64 // of the first row
 	maxClient   int32
+	// kept are the rows, when there are at most keepRows of them.
+	kept []keptRow
 }
 
-func scanTrace(path string, limit int64) (ext traceExtent, err error) {
-	r, err := openTraceFile(path)
-	if err != nil {
-		return ext, err
+// keepRows bounds the rows that the first pass keeps (28 bytes each), so that
+// replaying them later costs no reading: the machine then belongs to the server
+// under test. A longer trace is read a second time.
+const keepRows = 2_000_000
+
+// keptRow is a traceRow in little memory.
+type keptRow struct {
+	atSeconds, atMicros                      int32 // since the trace's first row
+	client, input, cached, output, reasoning int32
+}
+
+// keep notes a row, or drops all of them when one does not fit.
+func (x *traceExtent) keep(r *traceRow) {
+	if x.kept == nil && x.rows > 0 {
+		return
 	}
-	defer r.close()
+	at := r.atMicros - x.origin
+	fits := x.rows < keepRows && at >= 0 && at < math.MaxInt32*1_000_000
+	for _, n := range [...]int64{r.input, r.cached, r.output, r.reasoning} {
+		fits = fits && n <= math.MaxInt32
+	}
+	if !fits {
+		x.kept = nil
+		return
+	}
+	x.kept = append(x.kept, keptRow{
+		int32(at / 1_000_000), int32(at % 1_000_000), r.client, int32(r.input), int32(r.cached), int32(r.output), int32(r.reasoning),
+	})
+}
+
+// row gives a kept row back.
+func (x *traceExtent) row(i int64, r *traceRow) {
+	k := &x.kept[i]
+	*r = traceRow{
+		x.origin + int64(k.atSeconds)*1_000_000 + int64(k.atMicros), k.client,
+		int64(k.input), int64(k.cached), int64(k.output), int64(k.reasoning),
+	}
+}
+
+// scan reads the trace, or its first rows up to limit.
+func (r *traceReader) scan(limit int64) (x traceExtent, err error) {
 	var row traceRow
-	for limit == 0 || ext.rows < limit {
+	for limit == 0 || x.rows < limit {
 		if err := r.next(&row); errors.Is(err, errEnd) {
 			break
 		} else if err != nil {
-			return ext, err
+			return x, err
 		}
-		if ext.rows == 0 {
-			ext.first, ext.last = row.atMicros, row.atMicros
+		if x.rows == 0 {
+			x.origin, x.first, x.last = row.atMicros, row.atMicros, row.atMicros
 		}
-		ext.first, ext.last = min(ext.first, row.atMicros), max(ext.last, row.atMicros)
-		ext.maxClient = max(ext.maxClient, row.client)
-		ext.rows++
+		x.first, x.last = min(x.first, row.atMicros), max(x.last, row.atMicros)
+		x.maxClient = max(x.maxClient, row.client)
+		x.keep(&row)
+		x.rows++
 	}
-	if ext.rows == 0 {
-		return ext, fmt.Errorf("%w: %s has no rows", ErrTrace, baseName(path))
+	if x.rows == 0 {
+		return x, fmt.Errorf("%w: %s has no rows", ErrTrace, baseName(r.file.Name()))
 	}
-	return ext, nil
+	return x, nil
 }
 
 // trace is a source that replays a file.
 type trace struct {
-	r      *traceReader
+	r      *traceReader // nil when the rows were kept
 	extent traceExtent
 	shift  int64 // nanoseconds to add
 	n      int64
-	limit  int64
 	mods   []model
 	profs  []profile
+	row    traceRow
 }
 
 func openTrace(o *Options) (*trace, error) {
-	ext, err := scanTrace(o.Trace, o.Events)
-	if err != nil {
-		return nil, err
-	}
 	r, err := openTraceFile(o.Trace)
 	if err != nil {
 		return nil, err
 	}
-	t := &trace{r: r, extent: ext, limit: ext.rows, mods: []model{r.form.model(baseName(o.Trace))}}
-	t.shift = o.Base.UnixNano() - ext.last*1000
-	if o.FromStart {
-		t.shift = o.Base.UnixNano() - ext.first*1000
+	t := &trace{mods: []model{r.form.model(baseName(o.Trace))}}
+	t.extent, err = r.scan(o.Events)
+	r.close()
+	if err != nil {
+		return nil, err
 	}
-	for c := int32(0); c <= ext.maxClient; c++ {
+	if t.extent.kept == nil {
+		if t.r, err = openTraceFile(o.Trace); err != nil {
+			return nil, err
+		}
+	}
+	t.shift = o.Base.UnixNano() - t.extent.last*1000
+	if o.FromStart {
+		t.shift = o.Base.UnixNano() - t.extent.first*1000
+	}
+	for c := int32(0); c <= t.extent.maxClient; c++ {
 		t.profs = append(t.profs, newProfile(c))
 	}
 	return t, nil
@@ -215,14 +261,21 @@ func openTrace(o *Options) (*trace, error) {
 
 func (t *trace) models() []model     { return t.mods }
 func (t *trace) profiles() []profile { return t.profs }
-func (t *trace) close()              { t.r.close() }
+
+func (t *trace) close() {
+	if t.r != nil {
+		t.r.close()
+	}
+}
 
 func (t *trace) next(c *call) error {
-	if t.n >= t.limit {
+	if t.n >= t.extent.rows {
 		return errEnd
 	}
-	var row traceRow
-	if err := t.r.next(&row); err != nil {
+	row := &t.row
+	if t.r == nil {
+		t.extent.row(t.n, row)
+	} else if err := t.r.next(row); err != nil {
 		return err
 	}
 	*c = call{position: t.n, at: row.atMicros*1000 + t.shift, profile: row.client, client: row.client, tenant: -1}

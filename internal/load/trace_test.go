@@ -110,8 +110,13 @@ func TestForms(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer tr.close()
-			if tr.r.form.name != c.form || tr.mods[0] != c.model || tr.extent.rows != c.rows {
-				t.Errorf("form %q, model %v, %d rows", tr.r.form.name, tr.mods[0], tr.extent.rows)
+			r, err := openTraceFile(o.Trace)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.close()
+			if tr.extent.kept == nil || r.form.name != c.form || tr.mods[0] != c.model || tr.extent.rows != c.rows {
+				t.Errorf("form %q, model %v, %d rows", r.form.name, tr.mods[0], tr.extent.rows)
 			}
 			var e call
 			var last, n int64
@@ -135,6 +140,43 @@ func TestForms(t *testing.T) {
 				t.Errorf("%d calls, the last at %d; want %d, %d", n, last, c.rows, o.Base.UnixNano())
 			}
 		})
+	}
+}
+
+// Rows that are kept and rows that are read again are the same calls.
+func TestKeptRowsEqualTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "trace.csv")
+	write := func(lines string) *trace {
+		t.Helper()
+		if err := os.WriteFile(path, []byte("ts_ms,input_tokens,cached_input_tokens,output_tokens,first_block,n_blocks\n"+lines), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		o := Options{Trace: path, URL: "http://unused.invalid", Base: testBase}
+		if err := o.prepare(); err != nil {
+			t.Fatal(err)
+		}
+		tr, err := openTrace(&o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(tr.close)
+		return tr
+	}
+	lines := "5,10,3,7,1,1\n6,11,4,8,2,1\n9,3000000000,0,1,3,1\n"
+	read := write(lines) // the last row does not fit
+	kept := write(lines[:strings.Index(lines, "9,3")] + "9,30,0,1,3,1\n")
+	unsorted := write("7,1,0,1,1,1\n" + lines[:strings.Index(lines, "9,3")])
+	if read.r == nil || kept.r != nil || unsorted.r == nil {
+		t.Fatalf("read again: %v %v %v; want true, false, true", read.r != nil, kept.r != nil, unsorted.r != nil)
+	}
+	for range 2 {
+		var a, b call
+		if err := errors.Join(read.next(&a), kept.next(&b)); err != nil {
+			t.Fatal(err)
+		}
+		if a != b {
+			t.Errorf("%+v\n%+v", a, b)
+		}
 	}
 }
 
