@@ -115,6 +115,8 @@ func TestForbiddenImportsAreFound(t *testing.T) {
 		{"franz-go abroad", "ingest/a.go", "github.com/twmb/franz-go/pkg/kgo", "lives in internal/kafka"},
 		{"franz-go at home", "internal/kafka/a.go", "github.com/twmb/franz-go/pkg/kgo", ""},
 		{"pgx abroad", "processors/a.go", "github.com/jackc/pgx/v5", "signed tenant context"},
+		{"pgx in a benchmark's baseline", "cmd/tallystick/bench_x.go", "github.com/jackc/pgx/v5", ""},
+		{"pgx elsewhere in cmd", "cmd/tallystick/up.go", "github.com/jackc/pgx/v5", "signed tenant context"},
 		{"pgx in embedded", "internal/embedded/a.go", "github.com/jackc/pgx/v5/pgconn", "signed tenant context"},
 		{"pgx in embedded's tests", "internal/embedded/a_test.go", "github.com/jackc/pgx/v5/pgconn", ""},
 		{"clickhouse-go abroad", "api/a.go", "github.com/ClickHouse/clickhouse-go/v2", "tenant filter"},
