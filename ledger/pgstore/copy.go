@@ -102,3 +102,12 @@ func floorMicros(ns int64) int64 {
 }
 
 func micros(ns int64) time.Time { return time.UnixMicro(floorMicros(ns)) }
+
+// EncodeCopy is what Commit sends for the batch's entries and keys: two binary
+// COPY streams in the column order of ledger.entry and ledger.event_key. The
+// COPY baseline of the benchmark sends the very same bytes to plain tables.
+func EncodeCopy(b *ledger.Batch) (entries, keys []byte) {
+	var c copyBuffers
+	c.encode(b)
+	return c.entries, c.keys
+}

@@ -263,3 +263,27 @@ func classify(err error) error {
 		return err
 	}
 }
+
+// Books is the hash of the newest price book in force in each partition.
+func (s *Store) Books(ctx context.Context) (map[int32]chain.Hash, error) {
+	books := make(map[int32]chain.Hash)
+	err := s.db.Tx(ctx, func(tx postgres.Tx) error {
+		rows, err := tx.Query(ctx, `
+			select distinct on (partition) partition, content_hash from ledger.control
+			where kind = $1 order by partition, kafka_offset desc`, event.ControlPriceBook)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var p int32
+			var hash []byte
+			if err := rows.Scan(&p, &hash); err != nil {
+				return err
+			}
+			books[p] = chain.Hash(hash)
+		}
+		return rows.Err()
+	})
+	return books, classify(err)
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// benchRun is one run of `tallystick bench`: what to measure, for how long, and
+// what came of it. Every figure that is compared is a ratio of two measured in
+// this run, in interleaved blocks.
+type benchRun struct {
+	out     io.Writer
+	short   bool
+	only    string
+	dir     string
+	figures map[string]string
+}
+
+// benchOrder is the last line, as quality.md of the design gives it.
+var benchOrder = []string{"e2e", "e2e_vs_copy", "ledger", "ledger_vs_copy", "ledger2_vs_copy", "ledger_vs_rowtx",
+	"verify", "verify_vs_drain", "ingest_cpu_us", "p99_visible_ms"}
+
+func newBenchCommand() *cobra.Command {
+	r := &benchRun{figures: map[string]string{}}
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure the hot paths as ratios to limits of the same run",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r.out = cmd.OutOrStdout()
+			return r.run(cmd.Context())
+		},
+	}
+	cmd.Flags().BoolVar(&r.short, "short", false, "a few seconds each: shows that it runs, not how fast")
+	cmd.Flags().StringVar(&r.only, "only", "", "measure only this: ledger, verify, ingest or e2e")
+	return cmd
+}
+
+func (r *benchRun) run(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "tallystick-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	// The engines' unprivileged user must be able to pass through.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return err
+	}
+	r.dir = dir
+	for _, b := range []struct {
+		name string
+		run  func(context.Context) error
+	}{{"ledger", r.benchLedger}} {
+		if r.only != "" && r.only != b.name {
+			continue
+		}
+		if err := b.run(ctx); err != nil {
+			return fmt.Errorf("bench %s: %w", b.name, err)
+		}
+	}
+	var line strings.Builder
+	line.WriteString("bench:")
+	for _, name := range benchOrder {
+		if v, ok := r.figures[name]; ok {
+			fmt.Fprintf(&line, " %s=%s", name, v)
+		}
+	}
+	_, err = fmt.Fprintln(r.out, line.String())
+	return err
+}
+
+func (r *benchRun) printf(format string, args ...any) { fmt.Fprintf(r.out, format+"\n", args...) }
+
+func (r *benchRun) set(name, format string, args ...any) {
+	r.figures[name] = fmt.Sprintf(format, args...)
+}
+
+// sample is one measured block.
+type sample struct {
+	rows int
+	took time.Duration
+	own  time.Duration // CPU of this process
+	db   time.Duration // CPU of the database's processes
+}
+
+func (s sample) rate() float64 { return float64(s.rows) / s.took.Seconds() }
+
+// measure times one block with the CPU of this process and of a child's tree.
+func measure(pid, rows int, block func() error) (sample, error) {
+	own, db := selfCPU(), treeCPU(pid)
+	start := time.Now()
+	err := block()
+	return sample{rows: rows, took: time.Since(start), own: selfCPU() - own, db: treeCPU(pid) - db}, err
+}
+
+// medianRate is the median of the blocks' rows per second.
+func medianRate(s []sample) float64 {
+	rates := make([]float64, len(s))
+	for i := range s {
+		rates[i] = s[i].rate()
+	}
+	return median(rates)
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	v = slices.Sorted(slices.Values(v))
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
+
+// medianRatio is the median over the pairs of a's rate to b's: both were
+// measured one after the other, so a machine that slows down slows both.
+func medianRatio(a, b []sample) float64 {
+	n := min(len(a), len(b))
+	ratios := make([]float64, n)
+	for i := range n {
+		ratios[i] = a[i].rate() / b[i].rate()
+	}
+	return median(ratios)
+}
+
+// cpuPerRow is the mean CPU a row in microseconds, ours and the database's.
+func cpuPerRow(s []sample) (own, db float64) {
+	var rows int
+	var o, d time.Duration
+	for _, x := range s {
+		rows, o, d = rows+x.rows, o+x.own, d+x.db
+	}
+	return float64(o.Microseconds()) / float64(rows), float64(d.Microseconds()) / float64(rows)
+}
+
+// report prints a table row of one path.
+func (r *benchRun) report(name string, s []sample) {
+	rates := make([]float64, len(s))
+	for i := range s {
+		rates[i] = s[i].rate()
+	}
+	own, db := cpuPerRow(s)
+	r.printf("  %-28s %9.0f rows/s  (min %.0f, max %.0f, %d blocks)  cpu us/row: ours %.2f, postgres %.2f",
+		name, median(rates), slices.Min(rates), slices.Max(rates), len(s), own, db)
+}
+
+func selfCPU() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// clockTick is the unit of /proc's CPU times, which Linux fixes at 100 a second.
+const clockTick = time.Second / 100
+
+// treeCPU is the CPU that a process, its living children and their children have
+// used, with that of children already waited for.
+func treeCPU(pid int) time.Duration {
+	if pid == 0 {
+		return 0
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// Fields follow the command, which may hold blanks, in parentheses.
+	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	var ticks int64
+	for _, i := range []int{11, 12, 13, 14} { // utime, stime, cutime, cstime
+		if i < len(f) {
+			n, _ := strconv.ParseInt(f[i], 10, 64)
+			ticks += n
+		}
+	}
+	total := time.Duration(ticks) * clockTick
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	for _, c := range strings.Fields(string(children)) {
+		n, _ := strconv.Atoi(c)
+		total += treeCPU(n)
+	}
+	return total
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tallystick/tallystick/internal/config"
+	"github.com/tallystick/tallystick/internal/embedded"
+)
+
+// restartDelay is how long a dead engine stays down before it is started again.
+const restartDelay = 500 * time.Millisecond
+
+// engineStopTime bounds the orderly end of one engine; after it, its process is
+// killed, which loses nothing.
+const engineStopTime = 20 * time.Second
+
+// child is an engine in a process of its own.
+type child interface {
+	DSN() string
+	Done() <-chan struct{}
+	Wait() error
+	Stop(ctx context.Context) error
+}
+
+// engines are the embedded engines that this process runs. What is given by
+// configuration instead is not among them.
+type engines struct {
+	cfg *config.Config
+	log *slog.Logger
+
+	kafka *embedded.Kafka
+
+	mu         sync.Mutex // protects the children
+	postgres   child
+	clickhouse child
+}
+
+type postgresChild struct{ *embedded.Postgres }
+
+func (p postgresChild) DSN() string {
+	return p.Postgres.DSN(embedded.PostgresSuperuser, "postgres")
+}
+
+type clickhouseChild struct{ *embedded.ClickHouse }
+
+func (c clickhouseChild) DSN() string { return c.ClickHouse.DSN("default") }
+
+// start starts the engines side by side.
+func (e *engines) start(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	if e.cfg.EmbeddedPostgres() {
+		g.Go(func() (err error) { e.postgres, err = e.startPostgres(ctx); return err })
+	}
+	if e.cfg.EmbeddedClickHouse() {
+		g.Go(func() (err error) { e.clickhouse, err = e.startClickHouse(ctx); return err })
+	}
+	if e.cfg.EmbeddedKafka() {
+		g.Go(func() (err error) {
+			e.kafka, err = embedded.StartKafka(ctx, embedded.KafkaOptions{
+				DataDir: filepath.Join(e.cfg.DataDir, "kafka"), Port: e.cfg.Engines.KafkaPort,
+				Partitions: e.cfg.Kafka.Partitions, Logger: e.log,
+			})
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+func (e *engines) startPostgres(ctx context.Context) (child, error) {
+	p, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{
+		DataDir: filepath.Join(e.cfg.DataDir, "postgres"), BinDir: e.cfg.Postgres.BinDir,
+		EnginesDir: e.cfg.Engines.Dir, Logger: e.log, OwnProcessGroup: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("embedded postgres: %w", err)
+	}
+	return postgresChild{p}, nil
+}
+
+func (e *engines) startClickHouse(ctx context.Context) (child, error) {
+	lib, err := embedded.FindCHDB(e.cfg.Engines.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("embedded clickhouse: %w", err)
+	}
+	c, err := embedded.StartClickHouse(ctx, embedded.ClickHouseOptions{
+		DataDir: filepath.Join(e.cfg.DataDir, "clickhouse"), LibPath: lib,
+		MaxMemoryBytes: e.cfg.Engines.ClickHouseMemoryBytes, Logger: e.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("embedded clickhouse: %w", err)
+	}
+	return clickhouseChild{c}, nil
+}
+
+// supervise starts engines again that die, until ctx ends. Everybody who uses
+// them waits and goes on by himself.
+func (e *engines) supervise(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	if e.postgres != nil {
+		g.Go(func() error { return e.keep(ctx, "postgres", &e.postgres, e.startPostgres) })
+	}
+	if e.clickhouse != nil {
+		g.Go(func() error { return e.keep(ctx, "clickhouse", &e.clickhouse, e.startClickHouse) })
+	}
+	return g.Wait()
+}
+
+func (e *engines) keep(ctx context.Context, name string, slot *child, start func(context.Context) (child, error)) error {
+	for {
+		e.mu.Lock()
+		c := *slot
+		e.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.Done():
+		}
+		e.log.Error("engine died; starting it again", "engine", name, "err", c.Wait())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(restartDelay):
+		}
+		next, err := start(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if next.DSN() != c.DSN() {
+			return fmt.Errorf("%s came back at another address", name)
+		}
+		e.mu.Lock()
+		*slot = next
+		e.mu.Unlock()
+	}
+}
+
+// stop ends the engines, the log last: the others may still be reading it.
+func (e *engines) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), engineStopTime)
+	defer cancel()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var errs []error
+	for _, c := range []child{e.clickhouse, e.postgres} {
+		if c != nil {
+			errs = append(errs, c.Stop(ctx))
+		}
+	}
+	if e.kafka != nil {
+		e.kafka.Close()
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,185 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/tallystick/tallystick/ingest/event"
+	"github.com/tallystick/tallystick/internal/kafka"
+	"github.com/tallystick/tallystick/internal/pricing"
+	"github.com/tallystick/tallystick/internal/tenant"
+	"github.com/tallystick/tallystick/ledger/chain"
+)
+
+// firstEpoch is the key epoch that a tenant begins with.
+const firstEpoch = "1"
+
+// TenantKeys makes the keys of tenants. *keyring.Ring is one.
+type TenantKeys interface {
+	// Create makes the keys of those tenants that have none; they are durable
+	// when it returns. It returns those it made.
+	Create(ids ...tenant.ID) ([]tenant.ID, error)
+	// Tenants lists all tenants that have keys.
+	Tenants() []tenant.ID
+}
+
+// Registrar writes the control records that make tenants, and price books that
+// count from there on. It appends to no chain: only the Writer does, when it
+// meets the records.
+type Registrar struct {
+	keys   TenantKeys
+	store  Store
+	pub    Publisher
+	topics kafka.Topics
+	topic  Topic
+
+	mu      sync.Mutex // protects pending
+	pending map[tenant.ID]bool
+}
+
+// NewRegistrar makes a Registrar.
+func NewRegistrar(keys TenantKeys, store Store, pub Publisher, topics kafka.Topics, topic Topic) *Registrar {
+	return &Registrar{keys: keys, store: store, pub: pub, topics: topics, topic: topic, pending: make(map[tenant.ID]bool)}
+}
+
+// CreateTenants makes the tenants that do not exist and returns them. When it
+// returns, their keys are durable and their first key epoch stands in the log
+// before anything that can be written for them. Said twice, it does no harm.
+func (r *Registrar) CreateTenants(ctx context.Context, ids []tenant.ID) ([]tenant.ID, error) {
+	r.hold(ids)
+	created, err := r.keys.Create(ids...)
+	if err != nil {
+		return nil, fmt.Errorf("create keys: %w", err)
+	}
+	if err := r.announce(ctx, created); err != nil {
+		return nil, err // created stays held until Resume has announced it
+	}
+	r.letGo(ids)
+	return created, nil
+}
+
+// Pending reports a tenant that has keys but may not stand in the log yet: an
+// event that overtook its key epoch would be rejected as an unknown tenant's.
+func (r *Registrar) Pending(id tenant.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pending[id]
+}
+
+func (r *Registrar) hold(ids []tenant.ID) {
+	have := make(map[tenant.ID]bool)
+	for _, id := range r.keys.Tenants() {
+		have[id] = true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range ids {
+		if !have[id] {
+			r.pending[id] = true
+		}
+	}
+}
+
+func (r *Registrar) letGo(ids []tenant.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range ids {
+		delete(r.pending, id)
+	}
+}
+
+// Resume announces the tenants whose keys were made and whose first key epoch
+// may not have reached the log, because the process died in between.
+func (r *Registrar) Resume(ctx context.Context) error {
+	ids := r.keys.Tenants()
+	for len(ids) > 0 {
+		n := min(len(ids), 1000)
+		names := make([]string, n)
+		for i, id := range ids[:n] {
+			names[i] = string(id)
+		}
+		heads, err := r.store.Heads(ctx, names)
+		if err != nil {
+			return fmt.Errorf("read heads: %w", err)
+		}
+		known := make(map[string]bool, len(heads))
+		for i := range heads {
+			known[heads[i].Tenant] = true
+		}
+		var missing []tenant.ID
+		for _, id := range ids[:n] {
+			if !known[string(id)] && !id.IsSystem() {
+				missing = append(missing, id)
+			}
+		}
+		if err := r.announce(ctx, missing); err != nil {
+			return err
+		}
+		r.letGo(missing)
+		ids = ids[n:]
+	}
+	return nil
+}
+
+// announce writes the first key epoch of each tenant.
+func (r *Registrar) announce(ctx context.Context, ids []tenant.ID) error {
+	now := time.Now()
+	recs := make([]kafka.Record, 0, len(ids))
+	for _, id := range ids {
+		if id.IsSystem() {
+			continue // a system chain exists by itself
+		}
+		recs = append(recs, kafka.Record{
+			Topic: r.topics.Events, Partition: id.Partition(r.topic.Partitions), Key: []byte(id), TimestampMs: now.UnixMilli(),
+			Value: event.AppendControlRecord(nil, &event.Control{
+				Kind: event.ControlKeyEpoch, Tenant: string(id), Version: firstEpoch, IssuedAt: now.UnixNano(),
+			}),
+		})
+	}
+	if len(recs) == 0 {
+		return nil
+	}
+	if err := r.pub.ProduceBatch(ctx, recs, nil); err != nil {
+		return fmt.Errorf("announce tenants: %w", err)
+	}
+	return nil
+}
+
+// maxBookBytes bounds a price book in a control record: a broker takes records
+// of 1 MiB by default.
+const maxBookBytes = 1_000_000
+
+// ErrBookTooLarge says that a price book does not fit a control record.
+var ErrBookTooLarge = errors.New("ledger: the price book does not fit a control record")
+
+// PublishBook puts the book into every partition where it is not the newest
+// one, by what inForce says of each.
+func (r *Registrar) PublishBook(ctx context.Context, book *pricing.Book, inForce map[int32]chain.Hash) error {
+	content := book.Marshal()
+	if len(content) > maxBookBytes {
+		return fmt.Errorf("%w: %d bytes, at most %d", ErrBookTooLarge, len(content), maxBookBytes)
+	}
+	now := time.Now()
+	value := event.AppendControlRecord(nil, &event.Control{
+		Kind: event.ControlPriceBook, Version: book.Version(), Content: content, IssuedAt: now.UnixNano(),
+	})
+	var recs []kafka.Record
+	for p := range r.topic.Partitions {
+		if inForce[p] == chain.Hash(book.Hash()) {
+			continue
+		}
+		recs = append(recs, kafka.Record{
+			Topic: r.topics.Events, Partition: p, Key: []byte(tenant.System(p)), Value: value, TimestampMs: now.UnixMilli(),
+		})
+	}
+	if len(recs) == 0 {
+		return nil
+	}
+	if err := r.pub.ProduceBatch(ctx, recs, nil); err != nil {
+		return fmt.Errorf("publish price book: %w", err)
+	}
+	return nil
+}
