@@ -1,0 +1,190 @@
+// Package api is how people and programs read Tallystick: hop 7 of an event's
+// life (docs/architecture.md).
+//
+// It serves the services of api/proto by gRPC and, in the same process, as REST
+// with JSON. It promises that every answer is about tenants that the caller may
+// act for; that an answer of a report says which part of the ledger it covers;
+// that money is a decimal string, never a float, and null where there is no
+// price; that an error is a documented reason with the fields that are wrong,
+// and that its cause stays in the log under the request's id. It never writes
+// to the ledger, and holds no connection of its own: what it reads from stands
+// in Deps, one small interface each.
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+
+	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/tenant"
+	"github.com/tallystick/tallystick/ledger/chain"
+
+	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
+)
+
+// Authenticator says who a bearer token belongs to. authn.ErrUnauthenticated
+// refuses it; any other error means that nobody can tell now.
+type Authenticator interface {
+	Authenticate(ctx context.Context, token string) (authn.Principal, error)
+}
+
+// LedgerReader reads one tenant's ledger. Methods may be called from many
+// goroutines. Errors: ErrNotFound, ErrUnavailable, and those of the context.
+type LedgerReader interface {
+	// Head is the end of the tenant's chain; ErrNotFound for a tenant that the
+	// ledger does not know.
+	Head(ctx context.Context, id tenant.ID) (Head, error)
+	// Entries returns up to limit entries in order of number, from number
+	// `from` on, or from `from` downwards; the first or last one when from is 0.
+	Entries(ctx context.Context, id tenant.ID, from int64, limit int, descending bool) ([]StoredEntry, error)
+	// Fate is what the ledger knows of an event id.
+	Fate(ctx context.Context, id tenant.ID, eventID string) (Fate, error)
+}
+
+// Head is the end of a tenant's chain.
+type Head struct {
+	Seq        int64
+	Chain      chain.Hash
+	KeyEpoch   uint32
+	ReceivedAt time.Time
+}
+
+// StoredEntry is an entry as the ledger has it.
+type StoredEntry struct {
+	Seq int64
+	chain.Sealed
+}
+
+// Fate is what the ledger knows of an event id.
+type Fate struct {
+	// Entry is the entry that carries the event, nil when there is none.
+	Entry *StoredEntry
+	// Conflicts counts the entries that rejected other content under the id.
+	Conflicts int64
+}
+
+// Verifier checks a range of a tenant's ledger: entries from to to, both
+// included; 0 is the first and the last. An error means that no verdict was
+// reached because of the caller (its context, its range); that evidence is
+// missing is a verdict.
+type Verifier interface {
+	Verify(ctx context.Context, id tenant.ID, from, to int64) (*pb.VerifyLedgerResponse, error)
+}
+
+// Tenants creates and lists tenants.
+type Tenants interface {
+	// Create makes those of the tenants that do not exist and returns them. When
+	// it returns, they can be written for.
+	Create(ctx context.Context, ids []tenant.ID) (created []tenant.ID, err error)
+	// List returns up to limit tenants in order of id, those after `after`.
+	List(ctx context.Context, after tenant.ID, limit int) ([]TenantInfo, error)
+}
+
+// TenantInfo is what is told of a tenant.
+type TenantInfo struct {
+	ID        tenant.ID
+	CreatedAt time.Time // zero when not known
+	Partition int32
+}
+
+// Pipeline tells how the hops of this process are.
+type Pipeline interface {
+	Pipeline(ctx context.Context) (*pb.Pipeline, error)
+}
+
+// Dependency is something the process needs to be ready.
+type Dependency struct {
+	Name string
+	// Check returns nil when the dependency answers. It must obey ctx.
+	Check func(ctx context.Context) error
+}
+
+// Deps is what a Server serves from. A nil Reports, Ledger, Verifier, Tenants or
+// Pipeline makes its methods answer UNIMPLEMENTED: that part runs elsewhere.
+type Deps struct {
+	Auth     Authenticator
+	Reports  Reports
+	Ledger   LedgerReader
+	Verifier Verifier
+	Tenants  Tenants
+	Pipeline Pipeline
+	Ready    []Dependency
+	Logger   *slog.Logger // nil discards
+}
+
+// Server serves the API. All methods may be called from many goroutines, but
+// Mount only before HTTPHandler.
+type Server struct {
+	deps   Deps
+	opts   Options
+	log    *slog.Logger
+	pages  pager
+	health *health.Server
+	mux    *http.ServeMux
+}
+
+// New makes a Server.
+func New(deps Deps, opts Options) (*Server, error) {
+	opts = opts.withDefaults()
+	if err := opts.Validate(); err != nil {
+		return nil, err
+	}
+	if deps.Auth == nil {
+		return nil, errors.New("api: an authenticator is needed")
+	}
+	s := &Server{deps: deps, opts: opts, log: deps.Logger, health: health.NewServer(), mux: http.NewServeMux()}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	key := opts.PageKey
+	if key == ([32]byte{}) {
+		rand.Read(key[:]) // crypto/rand.Read never returns an error
+	}
+	s.pages = newPager(key)
+	if err := s.routes(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Mount serves a further handler beside the API under a pattern of
+// http.ServeMux, such as the ingest edge or the page. The handler answers for
+// itself: authentication, limits and headers of the API do not apply to it.
+func (s *Server) Mount(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
+
+// HTTPHandler serves REST, /healthz, /readyz and what was mounted.
+func (s *Server) HTTPHandler() http.Handler { return s.mux }
+
+// HTTPServer is a server of HTTPHandler with the limits that a listener in the
+// open needs. The caller gives it a listener and shuts it down.
+func (s *Server) HTTPServer() *http.Server {
+	return &http.Server{
+		Handler:           s.HTTPHandler(),
+		TLSConfig:         s.opts.TLS,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// RegisterGRPC serves the report, ledger and admin services, health and
+// reflection on s, which must have been made with ServerOptions. The
+// IngestService is the edge's: it asks this Server's GetEvent.
+func (s *Server) RegisterGRPC(r *grpc.Server) {
+	pb.RegisterReportServiceServer(r, &reportService{s: s})
+	pb.RegisterLedgerServiceServer(r, &ledgerService{s: s})
+	pb.RegisterAdminServiceServer(r, &adminService{s: s})
+	s.registerHealth(r)
+}
+
+// tlsMin is the least version of TLS on every listener.
+const tlsMin = tls.VersionTLS13

@@ -1,0 +1,159 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"net/http"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/tenant"
+
+	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
+)
+
+// contextKey keys what a request carries.
+type contextKey int
+
+const (
+	principalKey contextKey = iota
+	requestIDKey
+)
+
+func withCaller(ctx context.Context, p authn.Principal, requestID string) context.Context {
+	return context.WithValue(context.WithValue(ctx, principalKey, p), requestIDKey, requestID)
+}
+
+// principal is the caller. A context without one cannot reach a service; if it
+// did, it would be nobody's.
+func principal(ctx context.Context) authn.Principal {
+	p, _ := ctx.Value(principalKey).(authn.Principal)
+	return p
+}
+
+func requestIDOf(ctx context.Context) string {
+	id, _ := ctx.Value(requestIDKey).(string)
+	return id
+}
+
+// tenantOf is the tenant of a request: the one it names, else the only one of
+// the credential. It is the check that every method with a tenant makes first.
+func tenantOf(ctx context.Context, name string) (tenant.ID, error) {
+	p := principal(ctx)
+	if name == "" {
+		if id, ok := p.Single(); ok {
+			return id, nil
+		}
+		return "", invalid("tenant_id", "required", "is required: the credential is not of exactly one tenant")
+	}
+	id, err := tenant.ParseID(name)
+	if err != nil {
+		return "", invalid("tenant_id", "syntax", "must match [a-z0-9][a-z0-9-]{0,62}")
+	}
+	if !p.May(id) {
+		return "", errForbidden
+	}
+	return id, nil
+}
+
+// requestIDHeader carries the request's id both ways.
+const requestIDHeader = "X-Request-Id"
+
+// newRequestID takes the client's id when it is a plain token, else a random one.
+func newRequestID(given string) string {
+	if len(given) == 0 || len(given) > 64 {
+		return rand.Text()
+	}
+	for _, c := range []byte(given) {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("._-", c) >= 0) {
+			return rand.Text()
+		}
+	}
+	return given
+}
+
+// authenticateHTTP puts the caller into the request's context.
+func (s *Server) authenticateHTTP(r *http.Request, requestID string) (*http.Request, error) {
+	p, err := s.deps.Auth.Authenticate(r.Context(), authn.BearerToken(r.Header.Get("Authorization")))
+	if err != nil {
+		return nil, err
+	}
+	return r.WithContext(withCaller(r.Context(), p, requestID)), nil
+}
+
+// ServerOptions are the options that a gRPC server needs to serve a Server:
+// credentials, authentication, time limits and the translation of errors.
+func (s *Server) ServerOptions() []grpc.ServerOption {
+	opts := []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(s.unary),
+		grpc.ChainStreamInterceptor(s.stream),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+	}
+	if s.opts.TLS != nil {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(s.opts.TLS)))
+	}
+	return opts
+}
+
+// open are the methods that need no credential here: health and reflection tell
+// nothing of any tenant, and the ingest edge authenticates by itself.
+func open(method string) bool {
+	return strings.HasPrefix(method, "/grpc.health.v1.Health/") ||
+		strings.HasPrefix(method, "/grpc.reflection.") ||
+		method == pb.IngestService_SendEvents_FullMethodName ||
+		method == pb.IngestService_StreamEvents_FullMethodName
+}
+
+// unary authenticates, bounds the time, and translates errors.
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (res any, err error) {
+	if open(info.FullMethod) {
+		return handler(ctx, req)
+	}
+	id := newRequestID(first(ctx, requestIDHeader))
+	_ = grpc.SetHeader(ctx, metadata.Pairs(requestIDHeader, id)) // fails only after the answer began
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.ErrorContext(ctx, "panic", "method", info.FullMethod, "request_id", id, "panic", r)
+			err = errPanic
+		}
+		if err != nil {
+			res, err = nil, s.fail(ctx, info.FullMethod, id, err).status(id).Err()
+		}
+	}()
+	p, err := s.deps.Auth.Authenticate(ctx, authn.BearerToken(first(ctx, "authorization")))
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(withCaller(ctx, p, id), s.timeout(info.FullMethod == pb.LedgerService_VerifyLedger_FullMethodName))
+	defer cancel()
+	return handler(ctx, req)
+}
+
+// stream serves only the open methods: the API has no streams of its own.
+func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if open(info.FullMethod) {
+		return handler(srv, ss)
+	}
+	return s.fail(ss.Context(), info.FullMethod, "", errUnimplemented).status("").Err()
+}
+
+func first(ctx context.Context, key string) string {
+	md, _ := metadata.FromIncomingContext(ctx)
+	if v := md.Get(key); len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// fail translates an error and logs the cause of what is our fault.
+func (s *Server) fail(ctx context.Context, method, requestID string, err error) *failure {
+	f := translate(err)
+	if f.internal {
+		s.log.ErrorContext(ctx, "request failed", "method", method, "request_id", requestID, "subject", principal(ctx).Subject, "err", err)
+	}
+	return &f
+}
