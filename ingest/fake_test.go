@@ -31,8 +31,11 @@ type fakeLog struct {
 }
 
 func (l *fakeLog) ProduceBatch(ctx context.Context, recs []kafka.Record, results []kafka.Result) error {
-	if l.answer != nil {
-		if err := l.answer(ctx, recs, results); err != nil {
+	l.mu.Lock()
+	answer := l.answer
+	l.mu.Unlock()
+	if answer != nil {
+		if err := answer(ctx, recs, results); err != nil {
 			for i := range results {
 				if results[i].Err == nil {
 					l.keep(recs[i])
@@ -45,6 +48,13 @@ func (l *fakeLog) ProduceBatch(ctx context.Context, recs []kafka.Record, results
 		l.keep(recs[i])
 	}
 	return nil
+}
+
+// become changes how the log answers.
+func (l *fakeLog) become(answer func(context.Context, []kafka.Record, []kafka.Result) error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answer = answer
 }
 
 // keep copies the record: its value is the edge's again when the call returns.

@@ -58,7 +58,7 @@ func TestKafkaNeverAnswers(t *testing.T) {
 		for i, v := range held {
 			before[i] = bytes.Clone(v)
 		}
-		log.answer = nil
+		log.become(nil)
 		for range 20 {
 			if w := post(e, goodJSON(50)); w.Code != http.StatusAccepted {
 				t.Fatalf("after Kafka is back: %d %s", w.Code, w.Body)
@@ -229,10 +229,10 @@ func TestCounters(t *testing.T) {
 		post(e, goodJSON(2))
 		step("two accepted", `counted tenant=acme producer="" accepted=2 refused=0 []`)
 		step("nothing more")
-		log.answer = kafkaAnswers["away"]
+		log.become(kafkaAnswers["away"])
 		post(e, goodJSON(3))
 		step("Kafka is away")
-		log.answer = nil
+		log.become(nil)
 		step("Kafka is back", `counted tenant=acme producer="" accepted=2 refused=3 [{unavailable 3}]`)
 		post(e, `{"event_id":"e","producer_id":"p\u0000","tenant_id":"acme"}`)
 		post(e, `{"event_id":"e","producer_id":"p1","tenant_id":"acme"}`)

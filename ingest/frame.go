@@ -53,7 +53,9 @@ type frame struct {
 
 	event    event.Event
 	producer []byte // the event's producer fields
+	person   event.Span
 	hash     *macHash
+	name     []byte // the person's, for hashing
 	user     [32]byte
 	last     *tenantState // of the event before
 
@@ -164,7 +166,7 @@ func (f *frame) take(ev *event.Event) error {
 		return err
 	}
 	start := len(f.arena)
-	f.arena = event.AppendUsageRecord(f.arena, ev)
+	f.arena = event.AppendUsageRecordOf(f.arena, ev, f.producer, f.person)
 	if len(f.arena)-start > event.MaxEncodedSize {
 		f.arena = f.arena[:start]
 		return &event.FieldError{Field: "event", Rule: event.RuleMaxBytes, Detail: fmt.Sprintf("at most %d bytes encoded", event.MaxEncodedSize)}
@@ -207,7 +209,7 @@ func (f *frame) checkClock(occurredAt int64) error {
 // stamp sets the edge's fields: the content MAC over what the producer said,
 // the person's pseudonym and the time of receipt.
 func (f *frame) stamp(ev *event.Event, t *tenantState) (err error) {
-	f.producer = ev.AppendProducer(f.producer[:0])
+	f.producer, f.person = ev.AppendProducerMarked(f.producer[:0])
 	if ev.ContentMAC, err = f.hash.mac(t.dedupe, f.producer); err != nil {
 		return err
 	}
@@ -216,8 +218,8 @@ func (f *frame) stamp(ev *event.Event, t *tenantState) (err error) {
 	if ev.User == "" {
 		return nil
 	}
-	f.producer = append(f.producer[:0], ev.User...)
-	sum, err := f.hash.mac(t.pseudonym, f.producer)
+	f.name = append(f.name[:0], ev.User...)
+	sum, err := f.hash.mac(t.pseudonym, f.name)
 	if err != nil {
 		return err
 	}

@@ -131,7 +131,7 @@ func runCase(t *testing.T, input string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log.answer = nil
+	log.become(nil)
 	if !e.FlushCounters(context.Background()) {
 		t.Error("counters were not sent")
 	}

@@ -18,22 +18,52 @@ const (
 	wireFixed4 = 5
 )
 
+// The producer's fields stand before the edge's in Fields, and the person in
+// the midst of them: what goes into the log is the one without the person, and
+// then the other.
+var (
+	beforePerson, person, afterPerson, edgeFields = splitFields()
+)
+
+func splitFields() (before, person, after, edge []Field) {
+	at := slices.IndexFunc(Fields, func(f Field) bool { return f.Num == fieldUser })
+	end := slices.IndexFunc(Fields, func(f Field) bool { return f.Edge })
+	return Fields[:at], Fields[at : at+1], Fields[at+1 : end], Fields[end:]
+}
+
 // AppendProducer appends the producer's fields as protobuf, in ascending order
 // of field number, zero values left out, tags sorted. For a normalised event
 // it is the one byte string that its ContentMAC is computed over, whatever
 // encoding the event arrived in.
-func (e *Event) AppendProducer(b []byte) []byte { return e.appendFields(b, false) }
+func (e *Event) AppendProducer(b []byte) []byte {
+	b, _ = e.AppendProducerMarked(b)
+	return b
+}
+
+// Span is a part of a byte slice.
+type Span struct{ Start, End int }
+
+// AppendProducerMarked is AppendProducer, and says where in the result the
+// person stands, so that AppendUsageRecordOf can leave it out.
+func (e *Event) AppendProducerMarked(b []byte) ([]byte, Span) {
+	b = e.appendFields(b, beforePerson)
+	s := Span{Start: len(b)}
+	b = e.appendFields(b, person)
+	s.End = len(b)
+	return e.appendFields(b, afterPerson), s
+}
 
 // AppendLog appends the event as it stands in the log: the producer's fields
 // without the person, then what the edge stamped.
-func (e *Event) AppendLog(b []byte) []byte { return e.appendFields(b, true) }
+func (e *Event) AppendLog(b []byte) []byte {
+	b = e.appendFields(b, beforePerson)
+	b = e.appendFields(b, afterPerson)
+	return e.appendFields(b, edgeFields)
+}
 
-func (e *Event) appendFields(b []byte, log bool) []byte {
-	for i := range Fields {
-		f := &Fields[i]
-		if f.Edge && !log || f.Num == fieldUser && log {
-			continue
-		}
+func (e *Event) appendFields(b []byte, fields []Field) []byte {
+	for i := range fields {
+		f := &fields[i]
 		switch f.Kind {
 		case String:
 			b = appendString(b, f.Num, *e.str(f))

@@ -102,6 +102,10 @@ func TestAppendLogIsTheGeneratedEncoding(t *testing.T) {
 		want := &tallystickv1.LogRecord{Body: &tallystickv1.LogRecord_Usage{Usage: toMessage(&e)}}
 		e.User = "jane@example.com" // never in the log
 		b := event.AppendUsageRecord(nil, &e)
+		producer, person := e.AppendProducerMarked(nil)
+		if !bytes.Equal(event.AppendUsageRecordOf(nil, &e, producer, person), b) {
+			t.Fatal("AppendUsageRecordOf writes other bytes than AppendUsageRecord")
+		}
 		var got tallystickv1.LogRecord
 		if err := proto.Unmarshal(b, &got); err != nil {
 			t.Fatal(err)

@@ -60,6 +60,17 @@ func AppendUsageRecord(b []byte, e *Event) []byte {
 	return appendNested(b, uint8(UsageRecord), e.AppendLog)
 }
 
+// AppendUsageRecordOf is AppendUsageRecord for an event whose producer fields
+// are encoded already: producer and person are what AppendProducerMarked gave
+// for an empty slice.
+func AppendUsageRecordOf(b []byte, e *Event, producer []byte, person Span) []byte {
+	return appendNested(b, uint8(UsageRecord), func(b []byte) []byte {
+		b = append(b, producer[:person.Start]...)
+		b = append(b, producer[person.End:]...)
+		return e.appendFields(b, edgeFields)
+	})
+}
+
 // AppendControlRecord appends the record that carries the control message.
 func AppendControlRecord(b []byte, c *Control) []byte {
 	return appendNested(b, uint8(ControlRecord), func(b []byte) []byte {
