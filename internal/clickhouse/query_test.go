@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -188,6 +190,46 @@ func TestClientLeaves(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestConnectBesideLongQueries opens a connection while every slot for reports
+// is taken.
+func TestConnectBesideLongQueries(t *testing.T) {
+	database, _ := newDatabase(t)
+	const sql = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) = 2"
+	ctx, cancel := context.WithCancel(t.Context())
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	defer cancel()
+	reader := open(t, database, clickhouse.Reader)
+	for range 2*runtime.NumCPU() + 8 { // more than there are slots
+		busy.Go(func() {
+			var n uint64
+			if err := reader.QueryRow(ctx, sql).Scan(&n); !errors.Is(err, context.Canceled) {
+				t.Errorf("a long query ended: %v", err)
+			}
+		})
+	}
+	// A question to the engine would wait behind them.
+	await(t, "the queries to run", func() bool { return engineBusy(t) })
+	open(t, database, clickhouse.Reader)
+	open(t, database, clickhouse.Writer)
+}
+
+// engineBusy reports whether the engine computes with more than one thread.
+func engineBusy(t *testing.T) bool {
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", engine.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := 0
+	for _, task := range tasks {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", engine.PID(), task.Name()))
+		if err == nil && strings.Contains(string(stat), ") R ") {
+			running++
+		}
+	}
+	return running > 2
 }
 
 // running asks the engine whether a query with that text is being run.

@@ -14,6 +14,14 @@ import (
 // same settings. One costs about 100 kB; a new one costs about a millisecond.
 const maxIdleConnections = 32
 
+// lane bounds how many statements of one sort run at once; the others wait.
+type lane chan struct{}
+
+// greetings is how many connecting clients are answered at once. Such questions
+// touch no table. With the reports' slots all taken by long queries they would
+// wait until the client gives up connecting.
+const greetings = 2
+
 // Engine is a running engine with its connections.
 type Engine struct {
 	lib     *library
@@ -25,8 +33,9 @@ type Engine struct {
 	controlMu sync.Mutex
 	control   *connection
 
-	reads  chan struct{} // one slot per running query
-	writes chan struct{} // the one slot of inserts and changes
+	reads  lane // one slot per running query
+	writes lane // the one slot of inserts and changes
+	greets lane // for what a client asks when it connects
 
 	mu     sync.Mutex // protects the fields below
 	idle   []*connection
@@ -64,8 +73,9 @@ func Open(cfg Config) (*Engine, error) {
 		lib:     lib,
 		signals: signals,
 		args:    []string{"tallystick", "--path=" + cfg.DataDir, "--config-file=" + configFile},
-		reads:   make(chan struct{}, cfg.Readers),
-		writes:  make(chan struct{}, 1),
+		reads:   make(lane, cfg.Readers),
+		writes:  make(lane, 1),
+		greets:  make(lane, greetings),
 	}
 	if e.control, err = e.connect("", nil, false); err != nil {
 		return nil, errors.Join(ErrStart, err)
@@ -117,18 +127,14 @@ func (e *Engine) connect(database string, settings []setting, reader bool) (*con
 type lease struct {
 	*connection
 	engine *Engine
-	slot   chan struct{}
+	slot   lane
 	// spoiled connections are closed instead of kept.
 	spoiled bool
 }
 
-// acquire waits for a slot and takes a connection for the session. The slot of
-// changes is given in order of arrival.
-func (e *Engine) acquire(ctx context.Context, s session, change bool) (*lease, error) {
-	slot := e.reads
-	if change {
-		slot = e.writes
-	}
+// acquire waits for a slot of the lane, in order of arrival, and takes a
+// connection for the session.
+func (e *Engine) acquire(ctx context.Context, s session, slot lane) (*lease, error) {
 	select {
 	case slot <- struct{}{}:
 	case <-ctx.Done():

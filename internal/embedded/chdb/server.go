@@ -77,7 +77,7 @@ func (s *server) insert(w http.ResponseWriter, r *http.Request, q *request) erro
 	if q.reader {
 		return refusal(codeReadonly, "READONLY", "Cannot execute query in readonly mode.")
 	}
-	l, err := s.engine.acquire(r.Context(), q.session, true)
+	l, err := s.engine.acquire(r.Context(), q.session, s.engine.writes)
 	if err != nil {
 		return err
 	}
@@ -90,6 +90,7 @@ func (s *server) insert(w http.ResponseWriter, r *http.Request, q *request) erro
 	defer s.buffers.Put(buffer)
 	rows := &impatientReader{r: q.rows, control: http.NewResponseController(w)}
 	out, err := l.insert(sql, q.stmt.format, rows, *buffer)
+	rows.forgive()
 	if err != nil {
 		// The engine restores an insert's settings on every path, but a failed
 		// connection is not worth trusting.
@@ -128,10 +129,14 @@ func (i *impatientReader) Read(p []byte) (int, error) {
 	_ = i.control.SetReadDeadline(time.Now().Add(rowsTimeout))
 	n, err := i.r.Read(p)
 	if err != nil {
-		_ = i.control.SetReadDeadline(time.Time{})
+		i.forgive()
 	}
 	return n, err
 }
+
+// forgive lifts the deadline: the commit may take longer, and a deadline that
+// passes then would look as if the client had left.
+func (i *impatientReader) forgive() { _ = i.control.SetReadDeadline(time.Time{}) }
 
 // statement runs anything but an insert with rows.
 func (s *server) statement(w http.ResponseWriter, r *http.Request, q *request) error {
@@ -140,7 +145,7 @@ func (s *server) statement(w http.ResponseWriter, r *http.Request, q *request) e
 		sortSettings(q.settings)
 		q.keep = false
 	}
-	l, err := s.engine.acquire(r.Context(), q.session, !q.reader && !q.stmt.looksReadOnly())
+	l, err := s.engine.acquire(r.Context(), q.session, s.lane(q))
 	if err != nil {
 		return err
 	}
@@ -168,6 +173,24 @@ func (s *server) statement(w http.ResponseWriter, r *http.Request, q *request) e
 		return s.streamResult(w, l, q)
 	}
 	return s.wholeResult(w, l, q)
+}
+
+// greeting is what clickhouse-go asks every new connection, ping what it asks to
+// see whether one still works.
+const (
+	greeting = "SELECT displayName(), version(), revision(), timezone()"
+	ping     = "SELECT 1"
+)
+
+// lane chooses the queue in which a statement waits.
+func (s *server) lane(q *request) lane {
+	switch {
+	case q.sql == greeting || q.sql == ping:
+		return s.engine.greets
+	case q.reader || q.stmt.looksReadOnly():
+		return s.engine.reads
+	}
+	return s.engine.writes
 }
 
 // looksReadOnly sorts statements by their first word, to choose the queue that
@@ -300,6 +323,9 @@ func (r *result) abort(cause error) {
 	_ = r.control.Flush()
 	_ = r.control.SetWriteDeadline(time.Now().Add(sendTimeout))
 	_, _ = r.w.Write(midStreamError(refused.text, r.q.compress != nil))
+	// The deadline must not outlive the answer: the connection is used again.
+	_ = r.control.Flush()
+	_ = r.control.SetWriteDeadline(time.Time{})
 }
 
 // fail answers with an error before any result.
