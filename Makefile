@@ -88,6 +88,10 @@ test/verifier: ## check the Python verifier, written from docs/ledger-format.md,
 smoke: engines build ## the whole path under kill -9, compared with an independent oracle
 	@$(BIN) smoke
 
+.PHONY: smoke/short
+smoke/short: engines build ## the same with fewer events
+	@$(BIN) smoke --short
+
 .PHONY: smoke/kafka
 smoke/kafka: engines build ## a short smoke on a real Apache Kafka with SCRAM (needs Java 17, Maven)
 	@deploy/kafka/with-broker --scram -- $(BIN) smoke --short
