@@ -259,7 +259,7 @@ func (p *pipeline) publishLoop() {
 			return
 		}
 		p.published.Store(b.batch.Number)
-		p.stats.publishedBatch.Store(b.batch.Number)
+		p.stats.published(&b.batch)
 		p.free <- b
 	}
 }

@@ -57,6 +57,8 @@ func (s *Stats) add(b *Batch, n *BatchStats) {
 // PartitionStats is where one partition stands.
 type PartitionStats struct {
 	epoch, nextOffset, batch, publishedBatch atomic.Int64
+	// unpublished counts entries that are committed and not yet in `entries`.
+	unpublished atomic.Int64
 
 	mu     sync.Mutex // protects halted
 	halted error
@@ -65,7 +67,9 @@ type PartitionStats struct {
 // Place is a copy of a partition's place.
 type Place struct {
 	Epoch, NextOffset, Batch, PublishedBatch int64
-	Halted                                   error
+	// Unpublished counts entries of this process that are not in `entries` yet.
+	Unpublished int64
+	Halted      error
 }
 
 // Places is where every partition stands that this process has been assigned.
@@ -93,7 +97,7 @@ func (s *Stats) partition(id int32) *PartitionStats {
 func (p *PartitionStats) place() Place {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Place{p.epoch.Load(), p.nextOffset.Load(), p.batch.Load(), p.publishedBatch.Load(), p.halted}
+	return Place{p.epoch.Load(), p.nextOffset.Load(), p.batch.Load(), p.publishedBatch.Load(), p.unpublished.Load(), p.halted}
 }
 
 func (p *PartitionStats) assigned(st *State) {
@@ -101,11 +105,18 @@ func (p *PartitionStats) assigned(st *State) {
 	p.nextOffset.Store(st.NextOffset)
 	p.batch.Store(st.LastBatch)
 	p.publishedBatch.Store(st.PublishedBatch)
+	p.unpublished.Store(0)
 }
 
 func (p *PartitionStats) committed(b *Batch) {
 	p.nextOffset.Store(b.NextOffset)
 	p.batch.Store(b.Number)
+	p.unpublished.Add(int64(len(b.Rows)))
+}
+
+func (p *PartitionStats) published(b *Batch) {
+	p.publishedBatch.Store(b.Number)
+	p.unpublished.Add(-int64(len(b.Rows)))
 }
 
 func (p *PartitionStats) halt(err error) {

@@ -27,6 +27,7 @@ import (
 	"github.com/tallystick/tallystick/ledger"
 	"github.com/tallystick/tallystick/ledger/pgstore"
 	"github.com/tallystick/tallystick/migrations"
+	"github.com/tallystick/tallystick/processors"
 )
 
 // stopTime bounds the orderly end of one part.
@@ -44,6 +45,7 @@ type app struct {
 	engines *engines
 
 	kafkaCfg kafka.Config
+	admin    *kafka.Admin
 	topic    ledger.Topic
 	edgeLog  *kafka.Producer // of the edge: gives up and answers 503
 	stageLog *kafka.Producer // of the stages: keeps trying
@@ -54,7 +56,9 @@ type app struct {
 	registrar                     *ledger.Registrar
 	writer                        *ledger.Writer
 	edge                          *ingest.Edge
-	httpAddr                      string
+	runner                        *processors.Runner
+	httpAddr, grpcAddr            string
+	rates                         rates
 
 	parts  []*part
 	failed chan error
@@ -243,6 +247,7 @@ func (a *app) openTopics(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.admin = admin
 	a.onClose(func() error { admin.Close(); return nil })
 	infos, err := admin.EnsureTopics(ctx, kafka.TopicSpec{
 		Partitions: int32(a.cfg.Kafka.Partitions), ReplicationFactor: int16(a.cfg.ReplicationFactor()),

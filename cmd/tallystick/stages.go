@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -12,14 +13,29 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"google.golang.org/grpc"
 
+	"github.com/tallystick/tallystick/analytics"
+	"github.com/tallystick/tallystick/analytics/report"
+	"github.com/tallystick/tallystick/api"
+	"github.com/tallystick/tallystick/api/web"
 	"github.com/tallystick/tallystick/ingest"
+	"github.com/tallystick/tallystick/internal/clickhouse"
 	"github.com/tallystick/tallystick/internal/config"
+	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/ledger"
+	"github.com/tallystick/tallystick/processors"
+	"github.com/tallystick/tallystick/processors/plan"
+	"github.com/tallystick/tallystick/processors/rollup"
 )
 
 // startStages starts hops 3 to 6.
 func (a *app) startStages(context.Context) error {
+	if a.cfg.Target.Runs(config.TargetProcessors) {
+		if err := a.startProcessors(); err != nil {
+			return err
+		}
+	}
 	if a.cfg.Target.Runs(config.TargetLedger) {
 		a.writer = ledger.NewWriter(a.store, macKeys{a.ring}, a.stageLog, a.kafkaCfg.Topics(), ledger.Options{}, a.log)
 		a.start("ledger", func(ctx context.Context) error {
@@ -29,13 +45,69 @@ func (a *app) startStages(context.Context) error {
 	return nil
 }
 
+func (a *app) startProcessors() (err error) {
+	store := plan.NewStore(a.processorsDB)
+	a.runner, err = processors.New(processors.Parts{
+		Ledger: plan.NewLedger(a.processorsDB), Store: store, Snapshots: store, Sink: sink{analytics.NewWriter(a.chWriter)},
+		Processors: func() []processors.Processor { return []processors.Processor{rollup.New()} }, Log: a.log,
+	}, processors.Options{})
+	if err != nil {
+		return err
+	}
+	a.start("processors", func(ctx context.Context) error { return a.runner.Run(ctx, a.kafkaCfg, a.alone()) })
+	return nil
+}
+
+// sink is the analytics writer as the processors' Sink: the stages know each
+// other's shape, and only this file knows both.
+type sink struct{ *analytics.Writer }
+
+func (s sink) Store(ctx context.Context, p *processors.Plan) error {
+	ranges := make([]analytics.Range, len(p.Ranges))
+	for i, r := range p.Ranges {
+		ranges[i] = analytics.Range{Partition: r.Partition, From: r.From, To: r.To}
+	}
+	return s.Writer.Store(ctx, p.ID, ranges)
+}
+
 // alone reports that no other process can share the work: with an embedded
 // broker and one process, partitions need no consumer group.
 func (a *app) alone() bool { return a.cfg.Target == config.TargetAll && a.cfg.EmbeddedKafka() }
 
 // startServers starts the edge and the listeners.
 func (a *app) startServers(context.Context) error {
-	mux := http.NewServeMux()
+	tlsConfig, err := a.cfg.TLS.ServerConfig()
+	if err != nil {
+		return err
+	}
+	server, err := api.New(a.apiDeps(), api.Options{TLS: tlsConfig, Version: versionString(), PageKey: a.pageKey()})
+	if err != nil {
+		return err
+	}
+	grpcOptions := append(server.ServerOptions(), ingest.ServerOptions()...)
+	grpcServer := grpc.NewServer(grpcOptions...)
+	server.RegisterGRPC(grpcServer)
+	if a.cfg.Target.Runs(config.TargetIngest) {
+		if err := a.startEdge(server, grpcServer); err != nil {
+			return err
+		}
+	}
+	if a.cfg.Target.Runs(config.TargetAPI) {
+		server.Mount("/", web.Handler())
+	}
+	httpServer := server.HTTPServer()
+	if a.httpAddr, err = a.listen("http", a.cfg.HTTP.Listen, func(ctx context.Context, l net.Listener) error {
+		return serveHTTP(ctx, httpServer, l)
+	}); err != nil {
+		return err
+	}
+	a.grpcAddr, err = a.listen("grpc", a.cfg.GRPC.Listen, func(ctx context.Context, l net.Listener) error {
+		return serveGRPC(ctx, grpcServer, l)
+	})
+	return err
+}
+
+func (a *app) startEdge(server *api.Server, grpcServer *grpc.Server) error {
 	edge, err := ingest.New(a.edgeLog, edgeKeys{a}, a.auth, ingest.Options{
 		Topic: a.kafkaCfg.Topics().Events, Partitions: a.topic.Partitions, EdgeID: a.edgeID(), Logger: a.log,
 	})
@@ -43,9 +115,60 @@ func (a *app) startServers(context.Context) error {
 		return err
 	}
 	a.edge = edge
-	mux.Handle("POST /v1/events:batch", edge.Handler())
+	server.Mount("POST /v1/events:batch", edge.Handler())
+	edge.RegisterGRPC(grpcServer, server)
 	a.start("edge", edge.Run)
-	return a.listen("http", a.cfg.HTTP.Listen, mux)
+	return nil
+}
+
+// apiDeps is what the API serves from.
+func (a *app) apiDeps() api.Deps {
+	d := api.Deps{Auth: a.auth, Pipeline: a, Logger: a.log, Ready: []api.Dependency{
+		{Name: "postgres", Check: a.appDB.Ping},
+		{Name: "clickhouse", Check: a.chReader.Ping},
+		{Name: "kafka", Check: a.stageLog.Ping},
+	}}
+	if a.cfg.Target.Runs(config.TargetAPI) || a.cfg.Target.Runs(config.TargetIngest) {
+		d.Ledger, d.Tenants = api.NewPostgresLedger(a.appDB), a
+	}
+	if a.cfg.Target.Runs(config.TargetAPI) {
+		d.Reports = reports{analytics.NewReporter(a.chReader, plan.NewCoverage(a.appDB), time.Now)}
+	}
+	return d
+}
+
+// pageKey authenticates page tokens, the same in every process of this ring.
+func (a *app) pageKey() [32]byte {
+	secret := a.ring.ContextSecret()
+	return sha256.Sum256(append([]byte("tallystick/page-tokens\x00"), secret[:]...))
+}
+
+// reports tells the API which errors of a report pass with time.
+type reports struct{ *analytics.Reporter }
+
+func (r reports) Summary(ctx context.Context, q *report.SummaryRequest) (*report.Summary, error) {
+	out, err := r.Reporter.Summary(ctx, q)
+	return out, unavailable(err)
+}
+
+func (r reports) TimeSeries(ctx context.Context, q *report.TimeSeriesRequest) (*report.TimeSeries, error) {
+	out, err := r.Reporter.TimeSeries(ctx, q)
+	return out, unavailable(err)
+}
+
+func (r reports) Groups(ctx context.Context, q *report.GroupsRequest) (*report.Groups, error) {
+	out, err := r.Reporter.Groups(ctx, q)
+	return out, unavailable(err)
+}
+
+// unavailable marks an error of a store that is away. A field of the request
+// that is wrong, and what a database says of our own statement, is not.
+func unavailable(err error) error {
+	var field *report.FieldError
+	if err == nil || errors.As(err, &field) || postgres.Permanent(err) || clickhouse.Code(err) != 0 && !clickhouse.Transient(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", api.ErrUnavailable, err)
 }
 
 // edgeID names this instance in producer counters: kept in the data directory,
@@ -62,38 +185,53 @@ func (a *app) edgeID() string {
 	return id
 }
 
-// listen serves HTTP until the part is stopped; requests in hand are finished.
-func (a *app) listen(name, addr string, h http.Handler) error {
-	tlsConfig, err := a.cfg.TLS.ServerConfig()
-	if err != nil {
-		return err
-	}
+// listen opens an address and serves it in a part of its own.
+func (a *app) listen(name, addr string, serve func(context.Context, net.Listener) error) (string, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return &exitError{exitUnavailable, fmt.Errorf("%s.listen: %w", name, err)}
+		return "", &exitError{exitUnavailable, fmt.Errorf("%s.listen: %w", name, err)}
 	}
-	srv := &http.Server{Handler: h, TLSConfig: tlsConfig, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
-	a.httpAddr = l.Addr().String()
-	a.start(name, func(ctx context.Context) error {
-		stopped := make(chan struct{})
-		go func() {
-			defer close(stopped)
-			<-ctx.Done()
-			limited, cancel := context.WithTimeout(context.Background(), stopTime/2)
-			defer cancel()
-			if srv.Shutdown(limited) != nil {
-				srv.Close()
-			}
-		}()
-		serve := func() error { return srv.Serve(l) }
-		if tlsConfig != nil {
-			serve = func() error { return srv.ServeTLS(l, "", "") }
+	a.start(name, func(ctx context.Context) error { return serve(ctx, l) })
+	return l.Addr().String(), nil
+}
+
+// serveHTTP serves until ctx ends; requests in hand are finished then.
+func serveHTTP(ctx context.Context, srv *http.Server, l net.Listener) error {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		limited, cancel := context.WithTimeout(context.Background(), stopTime/2)
+		defer cancel()
+		if srv.Shutdown(limited) != nil {
+			srv.Close()
 		}
-		if err := serve(); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		<-stopped
-		return nil
-	})
+	}()
+	serve := func() error { return srv.Serve(l) }
+	if srv.TLSConfig != nil {
+		serve = func() error { return srv.ServeTLS(l, "", "") }
+	}
+	if err := serve(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	<-stopped
+	return nil
+}
+
+// serveGRPC serves until ctx ends; calls in hand are finished then, and streams
+// that do not end are cut.
+func serveGRPC(ctx context.Context, srv *grpc.Server, l net.Listener) error {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		cut := time.AfterFunc(stopTime/3, srv.Stop)
+		defer cut.Stop()
+		srv.GracefulStop()
+	}()
+	if err := srv.Serve(l); err != nil {
+		return err
+	}
+	<-stopped
 	return nil
 }

@@ -287,3 +287,27 @@ func (s *Store) Books(ctx context.Context) (map[int32]chain.Hash, error) {
 	})
 	return books, classify(err)
 }
+
+// Totals are what the ledger holds of a set of tenants.
+type Totals struct {
+	Entries    int64
+	Duplicates int64
+	Conflicts  int64
+	Rejected   int64 // for other reasons than a conflict
+}
+
+// Totals sums the heads and counters of the tenants.
+func (s *Store) Totals(ctx context.Context, tenants []string) (t Totals, err error) {
+	if len(tenants) == 0 {
+		return t, nil
+	}
+	err = s.db.InTenants(ctx, tenants, func(tx postgres.Tx) error {
+		if err := tx.QueryRow(ctx, `select coalesce(sum(seq), 0)::bigint from ledger.head where tenant_id = any($1)`, tenants).Scan(&t.Entries); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `
+			select coalesce(sum(duplicates), 0)::bigint, coalesce(sum(conflicts), 0)::bigint, coalesce(sum(rejected), 0)::bigint
+			from ledger.counter where tenant_id = any($1)`, tenants).Scan(&t.Duplicates, &t.Conflicts, &t.Rejected)
+	})
+	return t, classify(err)
+}
