@@ -116,10 +116,7 @@ func (b *entryBlock) append(e *chain.Entry, commit int64) {
 	b.latency = append(b.latency, uint64(ev.LatencyMicros))
 	b.ttft = append(b.ttft, uint64(ev.TTFTMicros))
 	b.streamed = append(b.streamed, ev.Streamed)
-	b.estimated = append(b.estimated, ev.Estimated)
-	for c := range b.tokens {
-		b.tokens[c] = append(b.tokens[c], uint64(ev.Tokens[c]))
-	}
+	b.appendCounts(e)
 	b.rejectReason.Append(e.RejectReason)
 	b.edge.Append(e.EdgeID)
 	b.edgeEpoch = append(b.edgeEpoch, e.EdgeEpoch)
@@ -169,6 +166,20 @@ func (b *entryBlock) appendAttribution(ev *event.Event) {
 	b.user.Append(ev.UserPseudonym)
 	b.customer.Append(ev.EndCustomer)
 	b.tags.Append(ev.Tags)
+}
+
+// appendCounts adds what only a usage entry counts: a correction nets money, and
+// its tokens were counted with the entry that it corrects.
+func (b *entryBlock) appendCounts(e *chain.Entry) {
+	usage := e.Kind == chain.Usage
+	b.estimated = append(b.estimated, usage && e.Event.Estimated)
+	for c := range b.tokens {
+		n := uint64(0)
+		if usage {
+			n = uint64(e.Event.Tokens[c])
+		}
+		b.tokens[c] = append(b.tokens[c], n)
+	}
 }
 
 func (b *entryBlock) appendMoney(e *chain.Entry) {

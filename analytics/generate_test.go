@@ -120,3 +120,67 @@ func (g *traffic) entries(n int) []*chain.Entry {
 	}
 	return all
 }
+
+// workload makes usage as applications do: each tenant has some services that
+// call a model or two, events come in order of time but for a few, and every
+// id is new.
+type workload struct {
+	random   *rand.Rand
+	profiles []event.Event
+	seq      map[string]int64
+	at       int64
+	gap      int64 // mean nanoseconds between events
+	serial   int
+}
+
+func newWorkload(seed uint64, tenants int, from time.Time, perSecond int) *workload {
+	w := &workload{random: rand.New(rand.NewPCG(seed, 2)), seq: map[string]int64{}, at: from.UnixNano(), gap: int64(time.Second) / int64(perSecond)}
+	for t := range tenants {
+		for p := range 10 {
+			k := w.random.IntN(12)
+			w.profiles = append(w.profiles, event.Event{
+				Tenant: fmt.Sprintf("tenant-%d", t), ProducerID: fmt.Sprintf("proxy-%d", p%2), Provider: fmt.Sprintf("provider-%d", k/4),
+				Model: fmt.Sprintf("model-%d", k), Operation: "chat", Region: fmt.Sprintf("eu-%d", k%2), ServiceTier: "standard",
+				Team: fmt.Sprintf("team-%d", p/2), Service: fmt.Sprintf("service-%d", p), Feature: fmt.Sprintf("feature-%d", p%4), Environment: "production",
+				Tags: []event.Tag{{Key: "cost-centre", Value: fmt.Sprintf("cc-%d", p)}, {Key: "release", Value: "2026.3"}},
+			})
+		}
+	}
+	return w
+}
+
+func (w *workload) next(e *chain.Entry) {
+	e.Reset()
+	w.serial++
+	r := w.random
+	w.at += r.Int64N(2 * w.gap)
+	e.Kind, e.Event = chain.Usage, w.profiles[min(r.IntN(len(w.profiles)), r.IntN(len(w.profiles)))]
+	ev := &e.Event
+	w.seq[ev.Tenant]++
+	e.Seq, e.Position = w.seq[ev.Tenant], chain.Position{Offset: int64(w.serial)}
+	ev.OccurredAt, ev.ReceivedAt, ev.Status = w.at, w.at+r.Int64N(1e9), event.StatusOK
+	if r.IntN(50) == 0 {
+		ev.Status = event.StatusError
+	}
+	if r.IntN(50) == 0 {
+		ev.OccurredAt -= r.Int64N(int64(6 * time.Hour))
+	}
+	ev.ID = fmt.Sprintf("018f3c1e-%04x-7%03x-9f00-%012x", w.serial>>12&0xffff, w.serial&0xfff, r.Int64N(1<<48))
+	e.Key = event.KeyOf(ev.ID)
+	ev.UserPseudonym, ev.EndCustomer = fmt.Sprintf("%032x", r.IntN(2000)*7919), fmt.Sprintf("customer-%d", r.IntN(300))
+	ev.Tokens[0], ev.Tokens[1], ev.Tokens[4] = r.Int64N(8000), r.Int64N(4000), r.Int64N(1500)
+	ev.LatencyMicros, ev.TTFTMicros, ev.Streamed = r.Int64N(9e6), r.Int64N(9e5), true
+	e.Priced, e.Cost, e.PriceRow = true, money.Pico(r.Int64N(3e10)), "builtin/"+ev.Model
+	if r.IntN(200) == 0 {
+		e.Priced, e.Cost, e.PriceRow, e.UnpricedReason = false, 0, "", "unknown_model"
+	}
+}
+
+func (w *workload) entries(n int) []*chain.Entry {
+	all := make([]*chain.Entry, n)
+	for i := range all {
+		all[i] = &chain.Entry{}
+		w.next(all[i])
+	}
+	return all
+}

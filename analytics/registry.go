@@ -104,13 +104,13 @@ const (
 	hourCost  = `sum(sum_cost)`
 
 	entrySums = entryCost + ` AS a_cost, countIf(kind = 'usage') AS a_requests, countIf(kind = 'usage' AND status != 'ok') AS a_failed,` +
-		` countIf(kind = 'usage' AND isNull(cost)) AS a_unpriced, countIf(kind = 'usage' AND estimated) AS a_estimated,` +
+		` countIf(kind = 'usage' AND isNull(cost)) AS a_unpriced, countIf(estimated) AS a_estimated,` +
 		` countIf(kind = 'correction') AS a_corrections,` +
-		` sumIf(input, kind = 'usage') AS a_input, sumIf(cache_read, kind = 'usage') AS a_cache_read,` +
-		` sumIf(cache_write_5m, kind = 'usage') AS a_cache_write_5m, sumIf(cache_write_1h, kind = 'usage') AS a_cache_write_1h,` +
-		` sumIf(output, kind = 'usage') AS a_output, sumIf(reasoning, kind = 'usage') AS a_reasoning,` +
-		` sumIf(audio_input, kind = 'usage') AS a_audio_input, sumIf(audio_output, kind = 'usage') AS a_audio_output,` +
-		` sumIf(image_input, kind = 'usage') AS a_image_input, sumIf(image_output, kind = 'usage') AS a_image_output`
+		` sum(input) AS a_input, sum(cache_read) AS a_cache_read,` +
+		` sum(cache_write_5m) AS a_cache_write_5m, sum(cache_write_1h) AS a_cache_write_1h,` +
+		` sum(output) AS a_output, sum(reasoning) AS a_reasoning,` +
+		` sum(audio_input) AS a_audio_input, sum(audio_output) AS a_audio_output,` +
+		` sum(image_input) AS a_image_input, sum(image_output) AS a_image_output`
 	hourSums = hourCost + ` AS a_cost, sum(sum_requests) AS a_requests, sum(sum_failed) AS a_failed, sum(sum_unpriced) AS a_unpriced,` +
 		` sum(sum_estimated) AS a_estimated, sum(sum_corrections) AS a_corrections, sum(sum_input) AS a_input, sum(sum_cache_read) AS a_cache_read,` +
 		` sum(sum_cache_write_5m) AS a_cache_write_5m, sum(sum_cache_write_1h) AS a_cache_write_1h, sum(sum_output) AS a_output,` +

@@ -73,7 +73,7 @@ func TestWriterColumns(t *testing.T) {
 	zeros := ` 0 0 false false 0 0 0 0 0 0 0 0 0 0`
 	want := []string{
 		"acme 1 usage " + common + ` {'k':'v','l':''} 9223372.036854775807 [] [r] ` + numbers,
-		"acme 2 correction " + common + ` {} -9223372.036854775808 [] [r] ` + numbers,
+		"acme 2 correction " + common + ` {} -9223372.036854775808 [] [r] 1 2 true false 0 0 0 0 0 0 0 0 0 0  [] 0 0 0`,
 		"acme 3 usage " + common + ` {'k':'v','l':''} null [unknown_model] [r] ` + numbers,
 		"acme 4 rejected 0 3 1774747800123456 1774747800123456 " + hex.EncodeToString(key[:]) + " 72623859790382856" + blanks + " {} null [] []" + zeros + " conflict [] 0 0 0",
 		"acme 5 counters 0 3 0 0 " + fmt.Sprintf("%032x", 0) + " 0 p" + blanks + "{} null [] []" + zeros + "  [edge] 7 8 9",
@@ -148,7 +148,7 @@ func checkView(t testing.TB, db *clickhouse.DB) {
 	t.Helper()
 	const sums = `SELECT concatWithSeparator(' ', toString(sum(c)), sum(r), sum(f), sum(u), sum(e), sum(k), sum(i), sum(o)) FROM `
 	const base = sums + `(SELECT ifNull(cost, toDecimal128(0, 12)) AS c, kind = 'usage' AS r, r AND status != 'ok' AS f, r AND cost IS NULL AS u,
-		r AND estimated AS e, NOT r AS k, if(r, input, 0) AS i, if(r, image_output, 0) AS o FROM entry WHERE kind IN ('usage', 'correction'))`
+		estimated AS e, NOT r AS k, input AS i, image_output AS o FROM entry WHERE kind IN ('usage', 'correction'))`
 	const view = sums + `(SELECT sum_cost AS c, sum_requests AS r, sum_failed AS f, sum_unpriced AS u, sum_estimated AS e, sum_corrections AS k,
 		sum_input AS i, sum_image_output AS o FROM usage_hour)`
 	var a, b string

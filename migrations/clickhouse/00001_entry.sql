@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS entry (
   latency_us       UInt64,
   ttft_us          UInt64,
   streamed         Bool,
+  -- Of usage only. A correction nets money; its counts stand with the original.
   estimated        Bool,
   input            UInt64,
   cache_read       UInt64,

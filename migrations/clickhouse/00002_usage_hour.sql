@@ -34,7 +34,7 @@ ORDER BY (tenant_id, hour, provider, model, service_tier, status, team, service,
 SETTINGS non_replicated_deduplication_window = 1000;
 
 -- A correction adds its money to the hour of the entry that it corrects, and
--- neither requests nor tokens: those were counted with the original.
+-- neither requests nor tokens: its row has none, they count with the original.
 CREATE MATERIALIZED VIEW IF NOT EXISTS usage_hour_view TO usage_hour AS
 SELECT
   tenant_id,
@@ -43,19 +43,19 @@ SELECT
   countIf(kind = 'usage') AS sum_requests,
   countIf(kind = 'usage' AND status != 'ok') AS sum_failed,
   countIf(kind = 'usage' AND cost IS NULL) AS sum_unpriced,
-  countIf(kind = 'usage' AND estimated) AS sum_estimated,
+  countIf(estimated) AS sum_estimated,
   countIf(kind = 'correction') AS sum_corrections,
   sum(ifNull(cost, toDecimal128(0, 12))) AS sum_cost,
-  sumIf(input, kind = 'usage') AS sum_input,
-  sumIf(cache_read, kind = 'usage') AS sum_cache_read,
-  sumIf(cache_write_5m, kind = 'usage') AS sum_cache_write_5m,
-  sumIf(cache_write_1h, kind = 'usage') AS sum_cache_write_1h,
-  sumIf(output, kind = 'usage') AS sum_output,
-  sumIf(reasoning, kind = 'usage') AS sum_reasoning,
-  sumIf(audio_input, kind = 'usage') AS sum_audio_input,
-  sumIf(audio_output, kind = 'usage') AS sum_audio_output,
-  sumIf(image_input, kind = 'usage') AS sum_image_input,
-  sumIf(image_output, kind = 'usage') AS sum_image_output
+  sum(input) AS sum_input,
+  sum(cache_read) AS sum_cache_read,
+  sum(cache_write_5m) AS sum_cache_write_5m,
+  sum(cache_write_1h) AS sum_cache_write_1h,
+  sum(output) AS sum_output,
+  sum(reasoning) AS sum_reasoning,
+  sum(audio_input) AS sum_audio_input,
+  sum(audio_output) AS sum_audio_output,
+  sum(image_input) AS sum_image_input,
+  sum(image_output) AS sum_image_output
 FROM entry
 WHERE kind IN ('usage', 'correction')
 GROUP BY tenant_id, hour, provider, model, service_tier, status, team, service, environment;
