@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/hex"
+	"net/http"
 
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/ledger/chain"
@@ -50,14 +51,15 @@ func (s *Server) GetEvent(ctx context.Context, req *pb.GetEventRequest) (*pb.Eve
 	return m, nil
 }
 
-// eventService is the IngestService of REST: GetEvent only. The other methods
-// are the edge's, with their own HTTP form.
-type eventService struct {
-	pb.UnimplementedIngestServiceServer
-	s *Server
-}
-
-// GetEvent says what became of an event.
-func (e *eventService) GetEvent(ctx context.Context, req *pb.GetEventRequest) (*pb.EventFate, error) {
-	return e.s.GetEvent(ctx, req)
+// serveEvent is GetEvent as REST.
+func (s *Server) serveEvent(w http.ResponseWriter, r *http.Request) {
+	req := &pb.GetEventRequest{EventId: r.PathValue("event_id"), TenantId: r.URL.Query().Get("tenant_id")}
+	m, err := s.GetEvent(r.Context(), req)
+	if err != nil {
+		id := requestIDOf(r.Context())
+		s.writeProblem(w, s.fail(r.Context(), r.URL.Path, id, err), id)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(appendMessage(nil, m.ProtoReflect()), '\n')) // the client has gone
 }

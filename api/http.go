@@ -32,6 +32,8 @@ func (s *Server) routes() error {
 		return err
 	}
 	s.mux.Handle("/v1/", s.guard(gateway))
+	// The gateway cannot take an id with a slash in it, which an event id may have.
+	s.mux.Handle("GET /v1/events/{event_id}", s.guard(http.HandlerFunc(s.serveEvent)))
 	s.mux.HandleFunc("/healthz", s.healthz)
 	s.mux.HandleFunc("/readyz", s.readyz)
 	return nil
@@ -47,7 +49,6 @@ func (s *Server) gateway() (http.Handler, error) {
 		runtime.WithErrorHandler(s.gatewayError),
 		runtime.WithRoutingErrorHandler(s.routingError),
 		runtime.WithForwardResponseOption(showCoverage),
-		runtime.WithUnescapingMode(runtime.UnescapingModeAllCharacters),
 		// Nothing of the transport's metadata is for the client or for us.
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
 		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
@@ -58,7 +59,6 @@ func (s *Server) gateway() (http.Handler, error) {
 		pb.RegisterReportServiceHandlerServer(ctx, mux, &reportService{s: s}),
 		pb.RegisterLedgerServiceHandlerServer(ctx, mux, &ledgerService{s: s}),
 		pb.RegisterAdminServiceHandlerServer(ctx, mux, &adminService{s: s}),
-		pb.RegisterIngestServiceHandlerServer(ctx, mux, &eventService{s: s}),
 	)
 }
 

@@ -31,16 +31,16 @@ const (
 type form uint8
 
 const (
-	formNone form = iota
-	formText      // one byte or more
-	formUint      // 1 to 8 bytes, big-endian, no leading zero byte, at most 2^63-1
-	formUint31    // the same, at most 2^31-1
-	formFlag      // no bytes
-	formTime      // 8 bytes, not all zero
-	formInt       // 8 bytes, two's complement
-	formHash      // 32 bytes, not all zero
-	form32        // 32 bytes
-	form16        // 16 bytes
+	formNone   form = iota
+	formText        // one byte or more
+	formUint        // 1 to 8 bytes, big-endian, no leading zero byte, at most 2^63-1
+	formUint31      // the same, at most 2^31-1
+	formFlag        // no bytes
+	formTime        // 8 bytes, not all zero
+	formInt         // 8 bytes, two's complement
+	formHash        // 32 bytes, not all zero
+	form32          // 32 bytes
+	form16          // 16 bytes
 	formTokens
 	formTags
 	formReasons
