@@ -373,6 +373,9 @@ func (c *core) control(b *builder, r *record, body []byte) error {
 	if err != nil {
 		return c.rejectField(b, c.systemTenant(), r, err)
 	}
+	if !event.ValidText(ctl.Version, event.MaxValueBytes) {
+		return c.reject(b, c.systemTenant(), r, chain.RejectInvalid, "version: "+event.RuleMalformed)
+	}
 	hash := chain.Hash(sha256.Sum256(ctl.Content))
 	if ctl.Tenant != "" {
 		return c.tenantControl(b, r, &ctl, hash)
@@ -396,9 +399,11 @@ func (c *core) control(b *builder, r *record, body []byte) error {
 
 // tenantControl applies a key epoch, which is also how a tenant comes to be.
 func (c *core) tenantControl(b *builder, r *record, ctl *event.Control, hash chain.Hash) error {
-	t := c.tenantOf([]byte(ctl.Tenant))
+	// By the record's key: needs has asked for that tenant's head. A tenant that
+	// only the payload names may have one that was never read.
+	t := c.tenantOf(r.key)
 	epoch, err := strconv.ParseUint(ctl.Version, 10, 31)
-	if ctl.Kind != event.ControlKeyEpoch || t == nil || err != nil || epoch == 0 || !bytes.Equal(r.key, []byte(ctl.Tenant)) {
+	if ctl.Kind != event.ControlKeyEpoch || t == nil || t.id != ctl.Tenant || err != nil || epoch == 0 {
 		return c.reject(b, c.systemTenant(), r, chain.RejectInvalid, "control: "+event.RuleMalformed)
 	}
 	if t.exists && uint64(t.head.KeyEpoch) >= epoch {
@@ -424,6 +429,12 @@ func (c *core) counters(b *builder, r *record, body []byte) error {
 	}
 	if n.Tenant != t.id {
 		return c.reject(b, t, r, chain.RejectWrongTenant, "tenant_id: "+event.RuleTenant)
+	}
+	for i := 1; i < len(n.Reasons); i++ {
+		// They are sorted; the canonical form has each reason once.
+		if n.Reasons[i].Reason == n.Reasons[i-1].Reason {
+			return c.reject(b, t, r, chain.RejectInvalid, "reasons: "+event.RuleDuplicate)
+		}
 	}
 	e := &c.entry
 	e.Reset()
