@@ -53,8 +53,9 @@ func (c *core) seal(b *builder, t *tenantState, e *chain.Entry, content Content)
 	t.rows = append(t.rows, len(b.rows))
 	b.rows = append(b.rows, row)
 	b.spans = append(b.spans, span{from, len(b.arena)})
-	k := recentKey{t.number, e.Key}
-	c.cur[k] = content
+	if e.Kind == chain.Usage {
+		c.cur[recentKey{t.number, e.Key}] = content
+	}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tallystick/tallystick/ledger"
+	"github.com/tallystick/tallystick/ledger/chain"
 )
 
 type (
@@ -41,7 +42,12 @@ func (c *copyBuffers) encode(b *ledger.Batch) {
 		rows := b.Rows[g.First : g.First+g.Count]
 		for j := range rows {
 			c.entries = appendEntry(c.entries, g.After.Tenant, &rows[j])
-			c.keys = appendKey(c.keys, g.After.Tenant, &rows[j])
+			// Only what is deduplicated has a key. Others are unique by their place
+			// in the log, which the fence keeps; were their keys here too, a
+			// producer could choose an id that takes the room of a rejection to come.
+			if rows[j].Kind == chain.Usage {
+				c.keys = appendKey(c.keys, g.After.Tenant, &rows[j])
+			}
 		}
 	}
 	c.entries = append(c.entries, 0xff, 0xff)
