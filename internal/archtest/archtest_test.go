@@ -135,6 +135,8 @@ func TestForbiddenImportsAreFound(t *testing.T) {
 		{"emit imports the ledger", "cmd/tallystick/emit_load.go", own("ledger"), "agrees with its mistakes"},
 		{"another command imports the ledger", "cmd/tallystick/up.go", own("ledger"), ""},
 		{"verifier imports the store", "ledger/verify/a.go", own("ledger/pgstore"), "shares no code"},
+		{"verifier imports the format's code", "ledger/verify/a.go", own("ledger/chain"), "shares no code"},
+		{"verifier's test compares", "ledger/verify/a_test.go", own("ledger/chain"), ""},
 		{"money imports a library", "internal/money/a.go", "golang.org/x/sys/unix", "everything imports it"},
 		{"generated types import us", "api/gen/tallystick/v1/a.go", own("internal/money"), "a leaf"},
 	} {
