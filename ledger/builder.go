@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/ledger/chain"
@@ -14,9 +15,41 @@ type builder struct {
 	batch Batch
 	arena []byte
 	// rows in build order; finish groups them by tenant into batch.Rows.
-	rows  []Row
-	spans []span // canonical bytes of rows, as places in the arena
-	stats BatchStats
+	rows   []Row
+	spans  []span // canonical bytes of rows, as places in the arena
+	stats  BatchStats
+	frames frameBuffer
+}
+
+// builderPool keeps the memory of batches for all partitions of a Writer: a
+// partition that was busy once does not hold on to megabytes.
+type builderPool struct {
+	mu   sync.Mutex // protects free
+	free []*builder
+}
+
+// maxFreeBuilders is how many are kept; what comes back beyond is garbage.
+const maxFreeBuilders = 6
+
+func (p *builderPool) get() *builder {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.free)
+	if n == 0 {
+		return &builder{}
+	}
+	b := p.free[n-1]
+	p.free = p.free[:n-1]
+	return b
+}
+
+// put takes back a builder that nobody refers to any more.
+func (p *builderPool) put(b *builder) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.free) < maxFreeBuilders {
+		p.free = append(p.free, b)
+	}
 }
 
 type span struct{ from, to int }

@@ -36,6 +36,8 @@ type core struct {
 	book        *pricing.Book
 	bookControl ControlRow // where the book in force stands
 
+	quarantined map[int64]struct{} // offsets that an operator has ruled out
+
 	filter *filter
 	// cur are the keys of the batch being built, prev those of the batch that
 	// may still be committing: what a look-up in the store cannot see.
@@ -100,10 +102,14 @@ func newCore(topic Topic, partition int32, keys Keys, st State) (*core, error) {
 		system:  string(tenant.System(partition)),
 		filter:  newFilter(),
 		cur:     make(map[recentKey]Content), prev: make(map[recentKey]Content),
-		known:  make(map[recentKey]Content),
-		hasher: chain.NewHasher(),
-		counts: make(map[countKey]*CounterRow),
-		number: st.LastBatch,
+		known:       make(map[recentKey]Content),
+		hasher:      chain.NewHasher(),
+		counts:      make(map[countKey]*CounterRow),
+		number:      st.LastBatch,
+		quarantined: make(map[int64]struct{}, len(st.Quarantined)),
+	}
+	for _, offset := range st.Quarantined {
+		c.quarantined[offset] = struct{}{}
 	}
 	for i := range st.Controls {
 		if err := c.apply(&st.Controls[i]); err != nil {
@@ -252,6 +258,11 @@ func (c *core) lookup(k recentKey) (Content, bool) {
 func (c *core) build(b *builder, r *record) error {
 	c.stats.Records++
 	c.position = chain.Position{TopicID: c.topic.ID, Partition: c.partition, Offset: r.offset}
+	if len(c.quarantined) > 0 {
+		if _, ok := c.quarantined[r.offset]; ok {
+			return c.reject(b, c.ownerOf(r.key), r, chain.RejectQuarantined, "")
+		}
+	}
 	kind, body, err := event.SplitRecord(r.value)
 	if err != nil {
 		return c.reject(b, c.ownerOf(r.key), r, chain.RejectUndecodable, "")

@@ -1,6 +1,9 @@
 package ledger
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // Errors of a Store.
 var (
@@ -17,3 +20,18 @@ var (
 	// does not have. A newer binary must go on here.
 	ErrRuleVersion = errors.New("ledger: control record asks for rules this binary does not know")
 )
+
+// batchError says which records a failure is about.
+type batchError struct {
+	first, last int64 // offsets
+	err         error
+}
+
+func (e *batchError) Error() string {
+	if e.first == e.last {
+		return fmt.Sprintf("offset %d: %v", e.first, e.err)
+	}
+	return fmt.Sprintf("offsets %d to %d: %v", e.first, e.last, e.err)
+}
+
+func (e *batchError) Unwrap() error { return e.err }

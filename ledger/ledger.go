@@ -72,6 +72,9 @@ type State struct {
 	PublishedBatch int64
 	// Controls are the newest global control records of each kind.
 	Controls []ControlRow
+	// Quarantined are the offsets from NextOffset on whose records an operator
+	// has turned into rejections. They count by offset, so a replay decides alike.
+	Quarantined []int64
 }
 
 // Head is the end of a tenant's chain.

@@ -35,13 +35,15 @@ type pipeline struct {
 
 	work    context.Context // ends when a stage fails, or shutdownTime after ctx
 	fail    context.CancelCauseFunc
-	free    chan *builder
+	room    chan struct{} // one for each batch that may be in hand
 	commits chan *builder
 	publish chan *builder
 	stages  sync.WaitGroup
 
 	published atomic.Int64
 	noted     int64 // published batch that the store knows of
+
+	narrow narrowing
 
 	recs  recordBuffer
 	loads *loader
@@ -50,15 +52,12 @@ type pipeline struct {
 func newPipeline(ctx context.Context, w *Writer, core *core, st State, src Source, stats *PartitionStats) *pipeline {
 	p := &pipeline{
 		w: w, core: core, st: st, src: src, stats: stats,
-		free:    make(chan *builder, pipelineDepth),
+		room:    make(chan struct{}, pipelineDepth),
 		commits: make(chan *builder),
 		publish: make(chan *builder),
 	}
 	p.published.Store(st.PublishedBatch)
 	p.work, p.fail = context.WithCancelCause(context.WithoutCancel(ctx))
-	for range pipelineDepth {
-		p.free <- &builder{}
-	}
 	p.loads = newLoader(w.store)
 	return p
 }
@@ -94,15 +93,15 @@ func (p *pipeline) run(ctx context.Context, reader Reader) error {
 // buildLoop makes batches of what arrives.
 func (p *pipeline) buildLoop(ctx context.Context, reader Reader) error {
 	for {
-		var b *builder
 		select {
-		case b = <-p.free:
+		case p.room <- struct{}{}:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 		if err := p.gather(ctx, reader); err != nil {
 			return err
 		}
+		b := p.w.builders.get()
 		err := p.build(b)
 		if err == nil {
 			select {
@@ -182,13 +181,14 @@ func (p *pipeline) build(b *builder) error {
 	c.begin()
 	p.loads.absorb(c)
 	recs := p.recs.pending()
+	recs = recs[:min(len(recs), p.narrow.limit(p.st.NextOffset, p.w.opts.MaxBatchRecords))]
 	if err := p.read(c.needs(recs)); err != nil {
 		return err
 	}
 	n := 0
 	for n < len(recs) && len(c.touched) < p.w.opts.MaxTenants {
 		if err := c.build(b, &recs[n]); err != nil {
-			return fmt.Errorf("offset %d: %w", recs[n].offset, err)
+			return &batchError{recs[0].offset, recs[n].offset, err}
 		}
 		n++
 	}
@@ -232,7 +232,7 @@ func (p *pipeline) commitLoop() {
 		err := p.w.store.Commit(p.work, &b.batch)
 		<-p.w.slots
 		if err != nil {
-			p.fail(fmt.Errorf("commit batch %d at offset %d: %w", b.batch.Number, b.batch.FirstOffset, err))
+			p.fail(&batchError{b.batch.FirstOffset, b.batch.NextOffset - 1, fmt.Errorf("commit batch %d: %w", b.batch.Number, err)})
 			return
 		}
 		p.noteCommitted(b)
@@ -252,15 +252,15 @@ func (p *pipeline) noteCommitted(b *builder) {
 
 // publishLoop publishes batches in order.
 func (p *pipeline) publishLoop() {
-	var frames frameBuffer
 	for b := range p.publish {
-		if err := p.w.publish(p.work, &b.batch, &frames); err != nil {
+		if err := p.w.publish(p.work, &b.batch, &b.frames); err != nil {
 			p.fail(fmt.Errorf("publish batch %d: %w", b.batch.Number, err))
 			return
 		}
 		p.published.Store(b.batch.Number)
 		p.stats.published(&b.batch)
-		p.free <- b
+		p.w.builders.put(b)
+		<-p.room
 	}
 }
 
@@ -278,6 +278,32 @@ func (p *pipeline) note() {
 	}
 }
 
+// narrowing makes batches smaller where one was refused, until the refusal names
+// a single record and everything before it is ledgered.
+type narrowing struct {
+	records int   // of one batch
+	until   int64 // offset from which batches are whole again
+}
+
+// limit is how many records the batch at the offset may have.
+func (n narrowing) limit(offset int64, whole int) int {
+	if offset < n.until {
+		return n.records
+	}
+	return whole
+}
+
+// narrower halves the batches up to the last record that the error names. It is
+// false when the error names a single record.
+func (n *narrowing) narrower(err error) bool {
+	var be *batchError
+	if !errors.As(err, &be) || be.first == be.last {
+		return false
+	}
+	n.records, n.until = int(max(1, (be.last-be.first+1)/2)), be.last+1
+	return true
+}
+
 // recordBuffer copies records, because the reader reuses their memory.
 type recordBuffer struct {
 	recs  []record
@@ -289,19 +315,31 @@ type recordBuffer struct {
 func (r *recordBuffer) pending() []record { return r.recs[r.done:] }
 
 // drop takes the first n pending records away. When none is left, the memory
-// is reused.
+// is reused; while some are always left, it is given up from time to time.
 func (r *recordBuffer) drop(n int) {
-	if r.done += n; r.done == len(r.recs) {
+	switch r.done += n; {
+	case r.done == len(r.recs):
 		r.recs, r.arena, r.done = r.recs[:0], r.arena[:0], 0
+	case r.done > len(r.recs)/2:
+		left := r.recs[r.done:]
+		var fresh recordBuffer
+		for i := range left {
+			fresh.copy(left[i].offset, left[i].key, left[i].value)
+		}
+		*r = fresh
 	}
 }
 
 func (r *recordBuffer) add(recs []kafka.Record) {
 	for i := range recs {
-		from := len(r.arena)
-		r.arena = append(r.arena, recs[i].Key...)
-		mid := len(r.arena)
-		r.arena = append(r.arena, recs[i].Value...)
-		r.recs = append(r.recs, record{offset: recs[i].Offset, key: r.arena[from:mid:mid], value: r.arena[mid:len(r.arena):len(r.arena)]})
+		r.copy(recs[i].Offset, recs[i].Key, recs[i].Value)
 	}
+}
+
+func (r *recordBuffer) copy(offset int64, key, value []byte) {
+	from := len(r.arena)
+	r.arena = append(r.arena, key...)
+	mid := len(r.arena)
+	r.arena = append(r.arena, value...)
+	r.recs = append(r.recs, record{offset: offset, key: r.arena[from:mid:mid], value: r.arena[mid:len(r.arena):len(r.arena)]})
 }

@@ -77,6 +77,8 @@ type Writer struct {
 	log    *slog.Logger
 	slots  chan struct{} // one per partition that may build and commit
 	stats  Stats
+
+	builders builderPool
 }
 
 // NewWriter makes a Writer.
@@ -99,13 +101,17 @@ func (w *Writer) Stats() *Stats { return &w.stats }
 func (w *Writer) RunPartition(ctx context.Context, topic Topic, partition int32, src Source) error {
 	log := w.log.With(slog.Int64("partition", int64(partition)))
 	backoff := w.opts.RetryMin
+	var narrow narrowing
 	for {
 		started := time.Now()
-		err := w.runOnce(ctx, topic, partition, src, log)
+		err := w.runOnce(ctx, topic, partition, src, narrow, log)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if Halts(err) {
+			if narrow.narrower(err) {
+				continue // with smaller batches, to name the one record
+			}
 			w.stats.partition(partition).halt(err)
 			return fmt.Errorf("partition %d halted: %w", partition, err)
 		}
@@ -126,7 +132,7 @@ func Halts(err error) bool {
 }
 
 // runOnce takes the partition over and writes it until something fails.
-func (w *Writer) runOnce(ctx context.Context, topic Topic, partition int32, src Source, log *slog.Logger) error {
+func (w *Writer) runOnce(ctx context.Context, topic Topic, partition int32, src Source, narrow narrowing, log *slog.Logger) error {
 	st, err := w.store.Assign(ctx, topic, partition)
 	if err != nil {
 		return fmt.Errorf("assign: %w", err)
@@ -150,7 +156,7 @@ func (w *Writer) runOnce(ctx context.Context, topic Topic, partition int32, src 
 	}
 	defer reader.Close()
 	p := newPipeline(ctx, w, core, st, src, stats)
-	p.noted = noted
+	p.noted, p.narrow = noted, narrow
 	return p.run(ctx, reader)
 }
 
