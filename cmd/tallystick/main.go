@@ -81,7 +81,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
-	root.AddCommand(newUpCommand(), newEmitCommand(), newBenchCommand(), newVersionCommand())
+	root.AddCommand(newUpCommand(), newEmitCommand(), newBenchCommand(), newSmokeCommand(), newVersionCommand())
 	return root
 }
 

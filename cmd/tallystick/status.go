@@ -1,0 +1,4 @@
+package main
+
+// adminTokenFile is the file of the data directory that holds the admin token.
+const adminTokenFile = "admin.token"

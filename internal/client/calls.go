@@ -1,0 +1,170 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// Pipeline is how the hops of the process are.
+type Pipeline struct {
+	LedgerLag     Int         `json:"ledger_lag"`
+	PublishLag    Int         `json:"publish_lag"`
+	AnalyticsLag  Int         `json:"analytics_lag"`
+	Entries       Int         `json:"entries"`
+	Accepted      Int         `json:"accepted"`
+	Refused       Int         `json:"refused"`
+	Duplicates    Int         `json:"duplicates"`
+	Rejected      Int         `json:"rejected"`
+	Unpriced      Int         `json:"unpriced"`
+	CostUSD       string      `json:"cost_usd"`
+	IngestRate    float64     `json:"ingest_rate"`
+	LedgerRate    float64     `json:"ledger_rate"`
+	AnalyticsRate float64     `json:"analytics_rate"`
+	Partitions    []Partition `json:"partitions"`
+	// Halted says which partitions stand still, and why.
+	Halted []string `json:"halted"`
+}
+
+// Partition is where one partition stands.
+type Partition struct {
+	Partition      int32 `json:"partition"`
+	NextOffset     Int   `json:"next_offset"`
+	EndOffset      Int   `json:"end_offset"`
+	Batch          Int   `json:"batch"`
+	PublishedBatch Int   `json:"published_batch"`
+	StoredBatch    Int   `json:"stored_batch"`
+}
+
+// Pipeline asks how the hops are.
+func (c *Client) Pipeline(ctx context.Context) (*Pipeline, error) {
+	var p Pipeline
+	return &p, c.get(ctx, "/v1/pipeline", nil, &p)
+}
+
+// Readiness is whether each dependency answers.
+type Readiness struct {
+	Status       string       `json:"status"`
+	Dependencies []Dependency `json:"dependencies"`
+}
+
+// Dependency is something the server needs.
+type Dependency struct {
+	Name  string `json:"name"`
+	State string `json:"state"`
+}
+
+// Ready asks whether the server is ready. A server that is not answers too: then
+// the error is a *ProblemError of status 503.
+func (c *Client) Ready(ctx context.Context) (*Readiness, error) {
+	var r Readiness
+	return &r, c.get(ctx, "/readyz", nil, &r)
+}
+
+// IsNotReady says that the server answered, and is not ready.
+func IsNotReady(err error) bool { return StatusOf(err) == http.StatusServiceUnavailable }
+
+// Tenant is one tenant.
+type Tenant struct {
+	TenantID  string `json:"tenant_id"`
+	Partition int32  `json:"partition"`
+}
+
+// Tenants lists all tenants.
+func (c *Client) Tenants(ctx context.Context) ([]Tenant, error) {
+	var all []Tenant
+	for token := ""; ; {
+		var page struct {
+			Tenants []Tenant `json:"tenants"`
+			Next    string   `json:"next_page_token"`
+		}
+		q := url.Values{"page_size": {"1000"}}
+		if token != "" {
+			q.Set("page_token", token)
+		}
+		if err := c.get(ctx, "/v1/tenants", q, &page); err != nil {
+			return nil, err
+		}
+		all = append(all, page.Tenants...)
+		if token = page.Next; token == "" {
+			return all, nil
+		}
+	}
+}
+
+// Head is the end of a tenant's chain.
+type Head struct {
+	TenantID  string `json:"tenant_id"`
+	Seq       Int    `json:"seq"`
+	ChainHash string `json:"chain_hash"`
+}
+
+// Head asks for the end of a tenant's chain.
+func (c *Client) Head(ctx context.Context, tenant string) (*Head, error) {
+	var h Head
+	return &h, c.get(ctx, "/v1/ledger/head", url.Values{"tenant_id": {tenant}}, &h)
+}
+
+// Entry is what of a ledger entry is looked at here.
+type Entry struct {
+	Seq            Int            `json:"seq"`
+	Kind           string         `json:"kind"`
+	EventID        string         `json:"event_id"`
+	OccurredAt     *time.Time     `json:"occurred_at"`
+	Provider       string         `json:"provider"`
+	Model          string         `json:"model"`
+	CostUSD        *string        `json:"cost_usd"`
+	UnpricedReason string         `json:"unpriced_reason"`
+	Tokens         map[string]Int `json:"tokens"`
+	RejectReason   string         `json:"reject_reason"`
+	ChainHash      string         `json:"chain_hash"`
+}
+
+// EntryPage is the most entries of one page.
+const EntryPage = 1000
+
+// Entries gives fn every entry of a tenant in order of number. An error of fn
+// ends it and is returned.
+func (c *Client) Entries(ctx context.Context, tenant string, fn func(*Entry) error) error {
+	for token := ""; ; {
+		var page struct {
+			Entries []Entry `json:"entries"`
+			Next    string  `json:"next_page_token"`
+		}
+		q := url.Values{"tenant_id": {tenant}, "page_size": {strconv.Itoa(EntryPage)}}
+		if token != "" {
+			q.Set("page_token", token)
+		}
+		if err := c.get(ctx, "/v1/ledger/entries", q, &page); err != nil {
+			return err
+		}
+		for i := range page.Entries {
+			if err := fn(&page.Entries[i]); err != nil {
+				return err
+			}
+		}
+		if token = page.Next; token == "" {
+			return nil
+		}
+	}
+}
+
+// Verification is the verdict on a tenant's ledger.
+type Verification struct {
+	Verdict     string `json:"verdict"` // intact, broken or unknown
+	Entries     Int    `json:"entries"`
+	FromSeq     Int    `json:"from_seq"`
+	ToSeq       Int    `json:"to_seq"`
+	HeadHash    string `json:"head_hash"`
+	FirstBadSeq Int    `json:"first_bad_seq"`
+	Reason      string `json:"reason"`
+	Message     string `json:"message"`
+}
+
+// Verify has the server check a tenant's whole ledger.
+func (c *Client) Verify(ctx context.Context, tenant string) (*Verification, error) {
+	var v Verification
+	return &v, c.post(ctx, "/v1/ledger:verify", map[string]string{"tenant_id": tenant}, &v)
+}

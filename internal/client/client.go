@@ -1,0 +1,173 @@
+// Package client speaks the REST API as a program outside would: it knows paths
+// and JSON, and nothing of the server's code.
+//
+// It promises that money is handed on as the decimal text it came in, that an
+// answer other than 200 is a *ProblemError with the server's reason, and that a
+// token appears in no error. It never follows a redirect, which would carry the
+// token elsewhere, and never tries again by itself.
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Limits of what is read of an answer.
+const (
+	// maxAnswerBytes holds a page of 1,000 entries several times over.
+	maxAnswerBytes  = 256 << 20
+	maxProblemBytes = 64 << 10
+)
+
+// Client calls one server. It may be used by many goroutines.
+type Client struct {
+	base  string
+	token string
+	http  *http.Client
+}
+
+// New makes a client of the server at base, such as "http://127.0.0.1:8321".
+func New(base, token string) *Client {
+	return &Client{base: strings.TrimRight(base, "/"), token: token, http: &http.Client{
+		Transport:     &http.Transport{MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// Close closes the connections that are not in use.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// get asks for a path and decodes the answer into out.
+func (c *Client) get(ctx context.Context, path string, query url.Values, out any) error {
+	if len(query) > 0 {
+		path += "?" + query.Encode()
+	}
+	return c.do(ctx, http.MethodGet, path, nil, out)
+}
+
+// post sends a JSON body and decodes the answer into out.
+func (c *Client) post(ctx context.Context, path string, body, out any) error {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
+	return c.do(ctx, http.MethodPost, path, b, out)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, body []byte, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return &UnreachableError{Base: c.base, Err: err}
+	}
+	defer resp.Body.Close() //nolint:errcheck // read to its end or given up
+	if resp.StatusCode != http.StatusOK {
+		return problemOf(resp)
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswerBytes)).Decode(out); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("client: the answer of %s cannot be read: %w", path, err)
+	}
+	return nil
+}
+
+// UnreachableError says that no answer came.
+type UnreachableError struct {
+	Base string
+	Err  error
+}
+
+func (e *UnreachableError) Error() string {
+	err := e.Err
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err // its own text repeats method and address
+	}
+	return fmt.Sprintf("no answer from %s: %v", e.Base, err)
+}
+
+// Unwrap gives the cause.
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// ProblemError is an answer other than 200.
+type ProblemError struct {
+	Status int
+	// Type is the documented reason, such as "urn:tallystick:error:not_found".
+	Type      string `json:"type"`
+	Title     string `json:"title"`
+	Detail    string `json:"detail"`
+	RequestID string `json:"request_id"`
+}
+
+func (e *ProblemError) Error() string {
+	text := e.Title
+	if text == "" {
+		text = http.StatusText(e.Status)
+	}
+	if e.Detail != "" {
+		text += ": " + e.Detail
+	}
+	text = fmt.Sprintf("the server answered %d %s", e.Status, text)
+	if e.RequestID != "" {
+		text += " (request " + e.RequestID + ")"
+	}
+	return text
+}
+
+// problemOf reads as much of a refusal as there is.
+func problemOf(resp *http.Response) error {
+	p := &ProblemError{}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxProblemBytes))
+	if err != nil || json.Unmarshal(body, p) != nil {
+		*p = ProblemError{}
+	}
+	p.Status = resp.StatusCode
+	return p
+}
+
+// StatusOf is the HTTP status of an answer other than 200, 0 when err is none.
+func StatusOf(err error) int {
+	var p *ProblemError
+	if errors.As(err, &p) {
+		return p.Status
+	}
+	return 0
+}
+
+// Int is a 64-bit integer, which the API writes as a string.
+type Int int64
+
+// UnmarshalJSON reads both forms.
+func (v *Int) UnmarshalJSON(b []byte) error {
+	n, err := strconv.ParseInt(strings.Trim(string(b), `"`), 10, 64)
+	if err != nil {
+		return fmt.Errorf("client: %q is no integer", b)
+	}
+	*v = Int(n)
+	return nil
+}
+
+// MarshalJSON writes the API's form.
+func (v Int) MarshalJSON() ([]byte, error) {
+	return strconv.AppendQuote(nil, strconv.FormatInt(int64(v), 10)), nil
+}
