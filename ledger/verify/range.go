@@ -26,7 +26,7 @@ func (r *Report) verify(ctx context.Context, src Source, o Options) error {
 	whole := o.To == 0 || o.To >= ends.Seq
 	switch {
 	case !ends.HasHead && ends.LastSeq == 0:
-		return &missing{errors.New("the ledger knows no such tenant")}
+		return &missing{errNoTenant}
 	case !ends.HasHead:
 		r.To = ends.LastSeq
 		return breakAt(ends.LastSeq+1, MissingAnchor, "there are entries up to %d and no head", ends.LastSeq)

@@ -133,10 +133,16 @@ type Report struct {
 	FirstBad int64
 	Reason   Reason
 	Message  string
+	// NoTenant says that the ledger has neither a head nor entries of the tenant:
+	// it was never written for, or everything is gone.
+	NoTenant bool
 }
 
 // ErrRange says that the range asked for is not one.
 var ErrRange = errors.New("verify: the range is empty or begins beyond the end")
+
+// errNoTenant is evidence that is missing altogether.
+var errNoTenant = errors.New("the ledger knows no such tenant")
 
 // broken is why a ledger is broken; it travels as an error.
 type broken struct {
@@ -170,7 +176,7 @@ func (r *Report) conclude(ctx context.Context, err error) (Report, error) {
 	case ctx.Err() != nil:
 		return *r, ctx.Err()
 	default:
-		r.Verdict, r.Message = Unknown, err.Error()
+		r.Verdict, r.Message, r.NoTenant = Unknown, err.Error(), errors.Is(err, errNoTenant)
 	}
 	return *r, nil
 }
