@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -59,7 +60,7 @@ func (r *benchRun) run(ctx context.Context) error {
 	for _, b := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"ledger", r.benchLedger}} {
+	}{{"ledger", r.benchLedger}, {"e2e", r.benchE2E}} {
 		if r.only != "" && r.only != b.name {
 			continue
 		}
@@ -171,24 +172,56 @@ func treeCPU(pid int) time.Duration {
 	if pid == 0 {
 		return 0
 	}
+	total := statTicks(pid, 11, 12, 13, 14) // utime, stime, cutime, cstime
+	for _, c := range childrenOf(pid) {
+		total += treeCPU(c)
+	}
+	return total
+}
+
+// processCPU is the CPU of a process without its children.
+func processCPU(pid int) time.Duration { return statTicks(pid, 11, 12) }
+
+// statTicks adds up fields of /proc/PID/stat, counted after the command.
+func statTicks(pid int, fields ...int) time.Duration {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0
 	}
-	// Fields follow the command, which may hold blanks, in parentheses.
+	// The command may hold blanks, but it stands in parentheses.
 	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	var ticks int64
-	for _, i := range []int{11, 12, 13, 14} { // utime, stime, cutime, cstime
+	for _, i := range fields {
 		if i < len(f) {
 			n, _ := strconv.ParseInt(f[i], 10, 64)
 			ticks += n
 		}
 	}
-	total := time.Duration(ticks) * clockTick
-	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	for _, c := range strings.Fields(string(children)) {
-		n, _ := strconv.Atoi(c)
-		total += treeCPU(n)
+	return time.Duration(ticks) * clockTick
+}
+
+// childrenOf lists the children that any thread of a process started.
+func childrenOf(pid int) (pids []int) {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		text, _ := os.ReadFile(list)
+		for _, c := range strings.Fields(string(text)) {
+			if n, err := strconv.Atoi(c); err == nil {
+				pids = append(pids, n)
+			}
+		}
 	}
-	return total
+	return pids
+}
+
+// peakKiB is the peak resident memory of a process.
+func peakKiB(pid int) int64 {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			n, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			return n
+		}
+	}
+	return 0
 }

@@ -132,6 +132,7 @@ func (a *app) apiDeps() api.Deps {
 		d.Ledger, d.Tenants = api.NewPostgresLedger(a.appDB), a
 	}
 	if a.cfg.Target.Runs(config.TargetAPI) {
+		d.Verifier = ledgerVerifier{db: a.appDB, ring: a.ring}
 		d.Reports = reports{analytics.NewReporter(a.chReader, plan.NewCoverage(a.appDB), time.Now)}
 	}
 	return d

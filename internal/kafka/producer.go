@@ -100,7 +100,7 @@ func NewProducer(cfg Config, opts ProducerOptions) (*Producer, error) {
 	opts = opts.withDefaults()
 	cl, err := cfg.client(
 		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
+		kgo.ProducerBatchCompression(kgo.SnappyCompression(), kgo.NoCompression()),
 		kgo.ProducerLinger(opts.Linger),
 		kgo.RecordPartitioner(callerChooses{}),
 		kgo.MaxBufferedRecords(opts.MaxBufferedRecords),
