@@ -107,6 +107,7 @@ func (st *storer) settle(ctx context.Context, id string) error {
 	}
 	st.r.stats.settled.Add(1)
 	clear(st.settled)
+	st.settledAt = time.Now()
 	for _, s := range states {
 		st.settled[s.partition] = s
 	}

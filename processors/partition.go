@@ -114,8 +114,15 @@ func (p *partition) take(ctx context.Context, recs []kafka.Record) error {
 			return p.accept(ctx, recs)
 		}
 		// What stands before it is in the ledger: commits are published only
-		// after they are durable.
-		if err := p.backfill(ctx, max(p.frame.Batch-1, p.seq.batch), rec.Offset); err != nil {
+		// after they are durable. If the ledger does not have it, it was
+		// restored and will have it, or the frame is forged: the frame is left
+		// out, and the ledger's own number tells when there is something to read.
+		err := p.backfill(ctx, max(p.frame.Batch-1, p.seq.batch), rec.Offset)
+		if errors.Is(err, ErrLedgerBehind) {
+			p.bad(ctx, rec.Offset, err)
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -230,11 +237,14 @@ func (p *partition) idle(ctx context.Context, offset int64) error {
 	if time.Since(p.stuckFrom) < p.r.opts.GapWait {
 		return nil
 	}
-	return p.backfill(ctx, last, offset)
+	if err := p.backfill(ctx, last, offset); !errors.Is(err, ErrLedgerBehind) {
+		return err
+	}
+	return nil // it was restored meanwhile; its number will come again
 }
 
 // backfill reads commits up to the given one from the ledger. It waits while
-// the ledger does not have them, and fails when it lacks them.
+// the ledger cannot be read, and fails when it does not have them.
 func (p *partition) backfill(ctx context.Context, to, offset int64) error {
 	p.seq.abandon()
 	from := p.seq.batch
@@ -253,7 +263,7 @@ func (p *partition) backfill(ctx context.Context, to, offset int64) error {
 			}
 			p.stats.backfilled.Add(to - from + 1)
 			return nil
-		case Halts(err), errors.As(err, &gap), ctx.Err() != nil:
+		case Halts(err), errors.Is(err, ErrLedgerBehind), errors.As(err, &gap), ctx.Err() != nil:
 			return fmt.Errorf("read commits %d to %d from the ledger: %w", p.seq.batch, to, err)
 		}
 		p.log.LogAttrs(ctx, slog.LevelWarn, "the ledger cannot be read", slog.Any("err", err))

@@ -23,7 +23,7 @@ func testLog() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, nil))
 }
 
-func rollups() []Processor { return []Processor{rollup.New()} }
+func rollups() []Processor { return []Processor{&position{}, rollup.New()} }
 
 // process is a Runner that runs partitions of the world.
 type process struct {
@@ -153,44 +153,51 @@ func TestGapsAreFilledFromTheLedger(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		do   func(w *world)
+		seen int64 // frames that bring nothing new, when the ledger is not needed
 	}{
 		{"a frame in the middle of a commit is lost", func(w *world) {
 			w.publish(0, w.commit(0, 9), 1)
 			w.publish(0, w.commit(0, 2))
-		}},
-		{"the last frame of the newest commit is lost", func(w *world) { w.publish(0, w.commit(0, 9), 2) }},
+		}, 0},
+		{"the last frame of the newest commit is lost", func(w *world) { w.publish(0, w.commit(0, 9), 2) }, 0},
 		{"a whole commit is lost", func(w *world) {
 			w.commit(0, 3)
 			w.publish(0, w.commit(0, 3))
-		}},
+		}, 0},
 		{"the newest commits are lost", func(w *world) {
 			w.commit(0, 3)
 			w.commit(0, 3, 3)
-		}},
+		}, 0},
 		{"commits are empty", func(w *world) {
 			w.commit(0)
 			w.commit(0)
 			w.publish(0, w.commit(0, 1))
 			w.commit(0)
-		}},
+		}, 0},
 		{"garbage between frames", func(w *world) {
 			w.append(0, []byte("garbage"))
 			w.append(0, nil)
 			w.publish(0, w.commit(0, 5))
-		}},
+		}, 0},
 		{"a frame of another partition", func(w *world) {
 			f := w.commits[0][0][0]
 			f.Partition = 7
 			w.append(0, encode(&f))
 			w.publish(0, w.commit(0, 5))
-		}},
+		}, 0},
 		{"a forged frame in the place of the true one", func(w *world) {
 			n := w.commit(0, 2)
 			f := w.commits[0][n-1][0]
 			f.FirstSeq += 5
 			w.append(0, encode(&f))
 			w.publish(0, w.commit(0, 1))
-		}},
+		}, 0},
+		{"a forged frame of a commit that is far away", func(w *world) {
+			f := w.commits[0][0][0]
+			f.Batch = 1 << 62
+			w.append(0, encode(&f))
+			w.publish(0, w.commit(0, 5))
+		}, 0},
 		{"commits are published twice", func(w *world) {
 			for range 3 {
 				w.publish(0, w.commit(0, 7))
@@ -198,14 +205,14 @@ func TestGapsAreFilledFromTheLedger(t *testing.T) {
 			for n := range int64(4) {
 				w.publish(0, n+1)
 			}
-		}},
+		}, 11},
 		{"two publishers overlap", func(w *world) {
 			n := w.commit(0, 9)
 			frames := cut(w.commits[0][n-1], 3)
-			for _, i := range []int{0, 1, 0, 2, 1, 2} {
+			for _, i := range []int{0, 1, 0, 1, 2, 1, 2} {
 				w.append(0, encode(&frames[i]))
 			}
-		}},
+		}, 4},
 		{"a commit is published again cut in another way", func(w *world) {
 			n := w.commit(0, 9)
 			a, b := cut(w.commits[0][n-1], 4), cut(w.commits[0][n-1], 3)
@@ -213,7 +220,7 @@ func TestGapsAreFilledFromTheLedger(t *testing.T) {
 			for i := range b {
 				w.append(0, encode(&b[i]))
 			}
-		}},
+		}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -223,6 +230,9 @@ func TestGapsAreFilledFromTheLedger(t *testing.T) {
 				defer p.end()
 				c.do(w)
 				mustSettle(t, w)
+				if got := p.r.Stats().Partitions[0]; c.seen > 0 && (got.Seen != c.seen || got.Backfilled != 0) {
+					t.Errorf("%+v, want %d frames that are known and nothing from the ledger", got, c.seen)
+				}
 				w.publish(0, w.commit(0, 2))
 				mustSettle(t, w)
 			})
@@ -439,14 +449,54 @@ func TestHandOver(t *testing.T) {
 		a := start(w, quick, nil, 0, 1)
 		mustSettle(t, w)
 		a.end()
-		if len(w.snapshots) != 2 {
-			t.Errorf("%d snapshots were kept at the end, want 2", len(w.snapshots))
+		if len(w.snapshots) != 4 {
+			t.Errorf("%d snapshots were kept at the end, want 4", len(w.snapshots))
+		}
+		for id := range int32(2) {
+			if got, want := w.cps[id].Resume.Offset, int64(len(w.log[id].recs)); got != want {
+				t.Errorf("partition %d resumes at offset %d, the log ends at %d", id, got, want)
+			}
 		}
 		w.publish(0, w.commit(0, 3))
 		w.publish(1, w.commit(1, 3))
 		b, c := start(w, quick, nil, 0), start(w, quick, nil, 1)
 		defer b.end()
 		defer c.end()
+		mustSettle(t, w)
+		for id, s := range map[int32]Stats{0: b.r.Stats(), 1: c.r.Stats()} {
+			if got := s.Partitions[id]; got.Backfilled != 0 || got.Seen != 0 || got.Entries != 3 {
+				t.Errorf("partition %d after a hand-over in order: %+v", id, got)
+			}
+		}
+	})
+}
+
+// A process that was stopped for long between recording and storing does not
+// send a plan that another one has settled meanwhile: ClickHouse may have
+// forgotten its token.
+func TestAnOldPlanIsNotSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(1)
+		a := start(w, quick, nil, 0)
+		defer a.end()
+		time.Sleep(time.Second)
+		w.mu.Lock()
+		a.sink.away = errAway // it cannot reach ClickHouse
+		w.mu.Unlock()
+		w.publish(0, w.commit(0, 3))
+		time.Sleep(2 * time.Second)
+		if len(w.plans) != 1 {
+			t.Fatalf("%d plans are open", len(w.plans))
+		}
+		b := start(w, quick, nil, 0)
+		defer b.end()
+		mustSettle(t, w)
+		time.Sleep(openPlanCheck)
+		w.mu.Lock()
+		w.ch.tokens = map[string]string{} // a thousand inserts later
+		a.sink.away = nil
+		w.mu.Unlock()
+		w.publish(0, w.commit(0, 3))
 		mustSettle(t, w)
 	})
 }
@@ -484,7 +534,7 @@ func TestSnapshotAndReplayGiveTheSameState(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			states[string(s.procs[0].Snapshot(nil))] = true
+			states[string(s.procs[0].Snapshot(nil))+string(s.procs[1].Snapshot(nil))] = true
 			q.end()
 		}
 		if len(states) != 1 {

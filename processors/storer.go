@@ -21,6 +21,10 @@ import (
 // inserts: a process that was stopped for long must not send an old plan.
 const openPlanCheck = 15 * time.Second
 
+// settledKept is how long the states of a settled plan wait for their partitions
+// to be admitted.
+const settledKept = 30 * time.Second
+
 // storer is the one goroutine that makes plans. It owns the state of every
 // partition and the Sink.
 type storer struct {
@@ -30,7 +34,9 @@ type storer struct {
 	requests chan func(context.Context)
 	members  map[int32]*partition
 	turn     int              // whose commits are taken first, by rotation
-	settled  map[int32]*state // of plans that were settled at admission
+	settled  map[int32]*state // of the plan that was settled last, for the next admissions
+	// settledAt is when; after settledKept they are forgotten.
+	settledAt time.Time
 
 	entry chain.Entry
 	frame chain.Frame
@@ -302,6 +308,9 @@ func (st *storer) remove(p *partition) {
 // keepSnapshot keeps the state of the partition whose snapshot is most overdue:
 // one each time, so that no plan waits for long.
 func (st *storer) keepSnapshot(ctx context.Context) {
+	if time.Since(st.settledAt) > settledKept {
+		clear(st.settled) // whoever wanted them has been admitted
+	}
 	var due *partition
 	for _, p := range st.members {
 		if p.stored.Commit > p.saved && time.Since(p.snapshot) >= st.r.opts.SnapshotInterval &&

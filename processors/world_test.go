@@ -2,6 +2,7 @@ package processors
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -212,19 +213,78 @@ func (w *world) check() error {
 	if len(w.ch.entries) != entries {
 		return fmt.Errorf("%d entries stored, the ledger has %d", len(w.ch.entries), entries)
 	}
+	rows, err := w.checkPositions()
+	if err != nil {
+		return err
+	}
 	for k, r := range want {
 		if got := w.ch.rollups[k]; got == nil || *got != *r {
 			return fmt.Errorf("rollup %s = %+v, want %+v", k, got, r)
 		}
 	}
-	if len(want) != len(w.ch.rollups) {
-		return fmt.Errorf("%d rollups, want %d", len(w.ch.rollups), len(want))
+	if len(want)+rows != len(w.ch.rollups) {
+		return fmt.Errorf("%d rollups, want %d", len(w.ch.rollups), len(want)+rows)
 	}
 	for name, h := range w.heads {
 		if got := w.covered[name]; got != *h {
 			return fmt.Errorf("coverage of %s is %+v, want %+v", name, got, *h)
 		}
 	}
+	return nil
+}
+
+// checkPositions looks whether each plan's results were computed from the very
+// state that the plan before it left.
+func (w *world) checkPositions() (rows int, err error) {
+	for p, commits := range w.commits {
+		var total, at int64
+		for _, c := range commits {
+			for _, f := range c {
+				total += int64(len(f.Entries))
+			}
+		}
+		for r := w.ch.rollups[positionKey(p, 0)]; r != nil; r = w.ch.rollups[positionKey(p, at)] {
+			at += r.Requests
+			rows++
+		}
+		if at != total {
+			return 0, fmt.Errorf("partition %d: positions end at %d of %d", p, at, total)
+		}
+	}
+	return rows, nil
+}
+
+func positionKey(partition int32, at int64) string {
+	return fmt.Sprint("partition-", partition, "|", 0, "|", "position", "|", at)
+}
+
+// position is a processor whose results depend on its whole past.
+type position struct {
+	partition    int32
+	count, fresh int64
+}
+
+func (p *position) Name() string { return "position" }
+func (p *position) Version() int { return 1 }
+func (p *position) Apply(e *chain.Entry) error {
+	p.partition = e.Position.Partition
+	p.count, p.fresh = p.count+1, p.fresh+1
+	return nil
+}
+
+func (p *position) Flush(emit func(*finding.Rollup) error) error {
+	if p.fresh == 0 {
+		return nil
+	}
+	r := finding.Rollup{Tenant: fmt.Sprint("partition-", p.partition), Dimension: "position", Value: fmt.Sprint(p.count - p.fresh), Requests: p.fresh}
+	p.fresh = 0
+	return emit(&r)
+}
+
+func (p *position) Snapshot(b []byte) []byte { return binary.AppendVarint(b, p.count) }
+
+func (p *position) Restore(b []byte) error {
+	p.count, _ = binary.Varint(b)
 	return nil
 }
 
@@ -435,6 +495,7 @@ type sink struct {
 	entries []string
 	rollups []finding.Rollup
 	refuse  error // of Store, if set
+	away    error // of Store, if set; protected by the world's lock
 }
 
 func (s *sink) Reset() { s.entries, s.rollups = nil, nil }
@@ -452,6 +513,12 @@ func (s *sink) AppendRollup(r *finding.Rollup) error {
 func (s *sink) Store(_ context.Context, plan *Plan) error {
 	if s.refuse != nil {
 		return s.refuse
+	}
+	s.w.mu.Lock()
+	away := s.away
+	s.w.mu.Unlock()
+	if away != nil {
+		return away
 	}
 	content := fmt.Sprint(s.entries, s.rollups)
 	return s.change(func() error {
@@ -581,3 +648,10 @@ func cmpErr(a, b error) error {
 func (r *logReader) Offset() int64          { return r.next }
 func (r *logReader) Topic() kafka.TopicInfo { return kafka.TopicInfo{ID: r.topic} }
 func (r *logReader) Close()                 {}
+
+// reader is a life that only reads.
+func (w *world) reader() *life { return newLife(w) }
+
+func recordsOf(value []byte, offset int64) []kafka.Record {
+	return []kafka.Record{{Value: value, Offset: offset}}
+}
