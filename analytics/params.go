@@ -1,34 +1,26 @@
 package analytics
 
 import (
+	"encoding/hex"
 	"strconv"
 	"strings"
 )
 
-// Parameters reach ClickHouse as text that it reads by the parameter's type, in
-// the escaped form of its tab-separated format.
-var paramEscaper = strings.NewReplacer(`\`, `\\`, "\t", `\t`, "\n", `\n`, "\r", `\r`, "\x00", `\0`)
+// What a user wrote travels as hexadecimal digits, in capitals as ClickHouse's
+// hex writes them. Servers differ in how often they take a parameter's escapes off (an
+// array's once or twice), and digits mean the same however it is read.
 
-// elementEscaper writes one string of an array.
-var elementEscaper = strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+// stringParam is the text of a String parameter that the statement decodes.
+func stringParam(s string) string { return strings.ToUpper(hex.EncodeToString([]byte(s))) }
 
-// stringParam is the text of a String parameter.
-func stringParam(s string) string { return paramEscaper.Replace(s) }
-
-// stringsParam is the text of an Array(String) parameter.
+// stringsParam is the text of an Array(String) parameter that the statement
+// compares with hex(column).
 func stringsParam(values []string) string {
-	var b strings.Builder
-	b.WriteByte('[')
+	digits := make([]string, len(values))
 	for i, v := range values {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteByte('\'')
-		b.WriteString(elementEscaper.Replace(v))
-		b.WriteByte('\'')
+		digits[i] = "'" + stringParam(v) + "'"
 	}
-	b.WriteByte(']')
-	return paramEscaper.Replace(b.String())
+	return "[" + strings.Join(digits, ",") + "]"
 }
 
 // intsParam is the text of an Array(Int64) parameter.

@@ -168,7 +168,7 @@ func (s shape) list(piece string) string {
 	parts := make([]string, s.n)
 	for i := range parts {
 		number := strconv.Itoa(i + 1)
-		expression := "tags[{key" + number + ":String}]"
+		expression := strings.ReplaceAll("tags[unhex({key$N:String})]", "$N", number)
 		if c := s.groups[i]; c != tagColumnID {
 			expression = columns[c].name
 		}
@@ -177,16 +177,17 @@ func (s shape) list(piece string) string {
 	return strings.Join(parts, ", ")
 }
 
-// conditions are those of the filters.
+// conditions are those of the filters. For most columns hex runs once per value
+// of a part's dictionary and not once per row.
 func (s shape) conditions() string {
 	var b strings.Builder
 	for i := range columns {
 		if s.filters&(1<<i) != 0 {
-			b.WriteString(strings.ReplaceAll(" AND $C IN {in_$C:Array(String)}", "$C", columns[i].name))
+			b.WriteString(strings.ReplaceAll(" AND hex($C) IN {in_$C:Array(String)}", "$C", columns[i].name))
 		}
 	}
 	for i := range s.tags {
-		b.WriteString(strings.ReplaceAll(" AND tags[{tag$N:String}] IN {in_tag$N:Array(String)}", "$N", strconv.Itoa(i+1)))
+		b.WriteString(strings.ReplaceAll(" AND hex(tags[unhex({tag$N:String})]) IN {in_tag$N:Array(String)}", "$N", strconv.Itoa(i+1)))
 	}
 	return b.String()
 }
