@@ -485,8 +485,11 @@ func TestAnOldPlanIsNotSentAgain(t *testing.T) {
 		w.mu.Unlock()
 		w.publish(0, w.commit(0, 3))
 		time.Sleep(2 * time.Second)
-		if len(w.plans) != 1 {
-			t.Fatalf("%d plans are open", len(w.plans))
+		w.mu.Lock()
+		open := len(w.plans)
+		w.mu.Unlock()
+		if open != 1 {
+			t.Fatalf("%d plans are open", open)
 		}
 		b := start(w, quick, nil, 0)
 		defer b.end()
