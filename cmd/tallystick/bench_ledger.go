@@ -37,6 +37,9 @@ type benchDB struct {
 	store *pgstore.Store
 	db    *postgres.DB
 	plain *pgx.Conn // superuser, for baselines
+
+	signer *postgres.Signer
+	dsns   map[postgres.Role]string
 }
 
 func (r *benchRun) openPostgres(ctx context.Context, name string) (*benchDB, error) {
@@ -49,12 +52,11 @@ func (r *benchRun) openPostgres(ctx context.Context, name string) (*benchDB, err
 	if err := migrations.Postgres(ctx, dsn); err != nil {
 		return b, err
 	}
-	signer := postgres.NewSigner(1, [32]byte{1})
-	dsns, err := postgres.Provision(ctx, dsn, signer, [32]byte{2})
-	if err != nil {
+	b.signer = postgres.NewSigner(1, [32]byte{1})
+	if b.dsns, err = postgres.Provision(ctx, dsn, b.signer, [32]byte{2}); err != nil {
 		return b, err
 	}
-	if b.db, err = postgres.Open(ctx, dsns[postgres.RoleLedger], signer, postgres.Options{MaxConns: 8}); err != nil {
+	if b.db, err = postgres.Open(ctx, b.dsns[postgres.RoleLedger], b.signer, postgres.Options{MaxConns: 8}); err != nil {
 		return b, err
 	}
 	b.store = pgstore.New(b.db)
@@ -318,7 +320,7 @@ func (r *benchRun) benchLedger(ctx context.Context) error {
 	r.set("ledger_vs_copy", "%.2f", medianRatio(one, copies))
 	r.set("ledger2_vs_copy", "%.2f", medianRatio(two, copies))
 	r.set("ledger_vs_rowtx", "%.0f", medianRatio(one, rows))
-	return nil
+	return r.benchVerify(ctx, b, lb.lanes[0].tenants[0])
 }
 
 // copyBaseline loads prepared binary COPY streams into plain tables with the
