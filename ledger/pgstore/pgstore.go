@@ -68,6 +68,9 @@ func (s *Store) Assign(ctx context.Context, topic ledger.Topic, partition int32)
 			return fmt.Errorf("%w: stored topic %x with %d partitions, found %x with %d",
 				ledger.ErrTopicChanged, id, partitions, topic.ID, topic.Partitions)
 		}
+		if st.Quarantined, err = readQuarantine(ctx, tx, partition, st.NextOffset); err != nil {
+			return err
+		}
 		st.Controls, err = readControls(ctx, tx, partition)
 		return err
 	})
