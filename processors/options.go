@@ -7,11 +7,11 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultFlushInterval    = 500 * time.Millisecond
+	DefaultFlushInterval    = 750 * time.Millisecond
 	DefaultFlushRows        = 50_000
 	DefaultMaxPlanRows      = 100_000
 	DefaultMaxPlanFrames    = 4_000
-	DefaultMaxPendingBytes  = 64 << 20
+	DefaultMaxPendingBytes  = 48 << 20
 	DefaultSnapshotInterval = time.Minute
 	DefaultGapWait          = 2 * time.Second
 )

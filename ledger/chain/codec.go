@@ -417,8 +417,18 @@ type decoder struct {
 	bad bool
 }
 
-// uvarint reads a LEB128 number in its shortest form.
+// uvarint reads a LEB128 number in its shortest form. Nearly all lengths have
+// one byte.
 func (d *decoder) uvarint() uint64 {
+	if len(d.b) > 0 && d.b[0] < 0x80 {
+		v := d.b[0]
+		d.b = d.b[1:]
+		return uint64(v)
+	}
+	return d.longUvarint()
+}
+
+func (d *decoder) longUvarint() uint64 {
 	v, n := binary.Uvarint(d.b)
 	if n <= 0 || n != uvarintLen(v) || v > 1<<63-1 {
 		d.bad, d.b = true, nil
