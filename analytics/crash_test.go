@@ -17,7 +17,7 @@ import (
 // runner does. Every entry and rollup must be there once, in the target of the
 // view too, and the announcement never behind what is stored.
 func TestKillInMidStore(t *testing.T) {
-	const kills, rows = 6, 20_000
+	const kills, rows = 4, 15_000
 	dir := t.TempDir()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

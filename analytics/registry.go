@@ -31,9 +31,6 @@ const (
 	seriesForm
 )
 
-// maxTagFilters is how many filters of a report may be tags.
-const maxTagFilters = report.MaxFilters
-
 // column is a dimension in the closed table of columns.
 type column uint8
 

@@ -180,3 +180,16 @@ func TestWriterRefuses(t *testing.T) {
 		t.Errorf("%d announcements", n)
 	}
 }
+
+// TestAppendAllocatesNothing fills a block of new entries a second time: the
+// columns have grown, and what entries say has been seen.
+func TestAppendAllocatesNothing(t *testing.T) {
+	w := analytics.NewWriter(nil)
+	load := newWorkload(1, 20, march, 100)
+	fill(t, w, 1, load.entries(10_000))
+	entries := load.entries(5_000)
+	allocated := testing.AllocsPerRun(1, func() { fill(t, w, 2, entries) })
+	if allocated > 50 {
+		t.Errorf("%.0f allocations for %d entries", allocated, len(entries))
+	}
+}
