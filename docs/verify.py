@@ -1,0 +1,445 @@
+#!/usr/bin/env python3
+"""Verifies Tallystick ledgers. Written from docs/ledger-format.md alone, with nothing but Python 3's standard library.
+
+    verify.py --vectors ledger/chain/testdata
+    verify.py --export acme.tsx [--integrity-root FILE]
+
+--integrity-root names a file with a tenant's integrity root in hexadecimal; without it MACs are not checked.
+Exit codes: 0 intact, 2 usage, 3 broken, 8 cannot tell.
+"""
+
+import argparse
+import hashlib
+import hmac
+import json
+import os
+import sys
+
+KINDS = {1: "usage", 2: "rejected", 3: "correction", 4: "control", 5: "counters", 6: "declared_loss"}
+CLASSES = ["input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "reasoning",
+           "audio_input", "audio_output", "image_input", "image_output"]
+MONEY, REJECTED, CONTROL, COUNTERS = ("usage", "correction"), ("rejected",), ("control",), ("counters",)
+FIELDS = {  # tag: name, form, kinds (None: all)
+    1: ("event_id", "text", None), 2: ("tenant_id", "text", None), 3: ("occurred_at", "time", None),
+    4: ("producer_id", "text", None), 5: ("producer_epoch", "uint", None), 6: ("producer_seq", "uint", None),
+    10: ("provider", "text", None), 11: ("model", "text", None), 12: ("requested_model", "text", None),
+    13: ("operation", "text", None), 14: ("region", "text", None), 15: ("service_tier", "text", None),
+    16: ("status", "text", None), 17: ("http_status", "uint", None), 18: ("error_type", "text", None),
+    20: ("tokens", "tokens", None), 21: ("context_tokens", "uint", None), 22: ("latency_us", "uint", None),
+    23: ("ttft_us", "uint", None), 24: ("streamed", "flag", None), 25: ("estimated", "flag", None),
+    26: ("provider_request_id", "text", None), 27: ("provider_cost_usd", "text", None), 30: ("team", "text", None),
+    31: ("service", "text", None), 32: ("feature", "text", None), 33: ("agent", "text", None), 34: ("user", "text", None),
+    35: ("end_customer", "text", None), 36: ("environment", "text", None), 37: ("tags", "tags", None),
+    40: ("decision_action", "text", None), 41: ("decision_policy", "text", None), 42: ("decision_reason", "text", None),
+    50: ("received_at", "time", None), 51: ("content_mac", "bytes32", None), 52: ("user_pseudonym", "text", None),
+    53: ("mapping_version", "uint", None),
+    64: ("seq", "uint", None), 65: ("topic_id", "bytes16", None), 66: ("partition", "uint31", None),
+    67: ("offset", "uint", None), 68: ("key", "bytes16", None),
+    70: ("cost", "int64", MONEY), 71: ("price_book", "hash", MONEY), 72: ("price_row", "text", MONEY),
+    73: ("unpriced_reason", "text", MONEY), 74: ("pricing_version", "uint", MONEY),
+    80: ("reject_reason", "text", REJECTED), 81: ("reject_field", "text", REJECTED),
+    82: ("body_hash", "hash", REJECTED), 83: ("body_size", "uint", REJECTED),
+    90: ("control_kind", "text", CONTROL), 91: ("control_version", "text", CONTROL), 92: ("control_hash", "hash", CONTROL),
+    100: ("edge_id", "text", COUNTERS), 101: ("edge_epoch", "uint", COUNTERS), 102: ("accepted", "uint", COUNTERS),
+    103: ("refused", "uint", COUNTERS), 104: ("reasons", "reasons", COUNTERS),
+}
+ALWAYS = ("topic_id", "key")  # written even when zero
+
+
+class Format(Exception):
+    """The bytes are not a canonical entry."""
+
+
+class Version(Exception):
+    """The version or kind is not known."""
+
+
+class Broken(Exception):
+    def __init__(self, seq, reason, message):
+        super().__init__(f"entry {seq}: {reason}: {message}")
+
+
+class Unknown(Exception):
+    """Part of the evidence cannot be had."""
+
+
+def sha256(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def u32(n):
+    return n.to_bytes(4, "big")
+
+
+def u64(n):
+    return n.to_bytes(8, "big")
+
+
+def genesis(tenant):
+    return sha256(b"tallystick/genesis/v1\0", tenant.encode())
+
+
+def leaf_of(canonical):
+    return sha256(b"\0", canonical)
+
+
+def chain_of(previous, leaf):
+    return sha256(b"tallystick/chain/v1\0", previous, leaf)
+
+
+def mac_of(key, epoch, seq, chain):
+    return hmac.digest(key, b"tallystick/mac/v1\0" + u32(epoch) + u64(seq) + chain, "sha256")
+
+
+def mac_key(root, tenant, epoch):
+    """HKDF-SHA256 without salt, 32 bytes: one block of the expansion is enough."""
+    secret = hmac.digest(bytes(32), root, "sha256")
+    return hmac.digest(secret, b"tallystick/mac\0" + tenant.encode() + b"\0" + u32(epoch) + b"\x01", "sha256")
+
+
+def leb128(n):
+    out = bytearray()
+    while n > 127:
+        out.append(n & 127 | 128)
+        n >>= 7
+    out.append(n)
+    return bytes(out)
+
+
+def read_leb128(b, at):
+    n = shift = 0
+    while True:
+        if at >= len(b) or shift > 63:
+            raise Format("a length is cut")
+        c = b[at]
+        at += 1
+        n |= (c & 127) << shift
+        if c < 128:
+            break
+        shift += 7
+    if (c == 0 and shift > 0) or n >= 1 << 63:
+        raise Format("a number is not in its shortest form, or too great")
+    return n, at
+
+
+def read_value(b, at):
+    n, at = read_leb128(b, at)
+    if at + n > len(b):
+        raise Format("a value is cut")
+    return b[at:at + n], at + n
+
+
+def uint(v, most=(1 << 63) - 1):
+    if not 1 <= len(v) <= 8 or v[0] == 0 or int.from_bytes(v, "big") > most:
+        raise Format("not a number in its shortest form")
+    return int.from_bytes(v, "big")
+
+
+def minimal(n):
+    return n.to_bytes((n.bit_length() + 7) // 8, "big")
+
+
+def fixed(v, size):
+    if len(v) != size:
+        raise Format(f"{len(v)} bytes where {size} belong")
+    return v
+
+
+def nonzero(v, what):
+    if not any(v):
+        raise Format(f"{what} of zero is not written")
+    return v
+
+
+def pairs(v, second):
+    """Pairs in strictly ascending order of their first member."""
+    out, at, last = {}, 0, None
+    while at < len(v):
+        first, at = read_value(v, at)
+        if last is not None and first <= last:
+            raise Format("pairs are out of order")
+        out[first], at = second(v, at)
+        last = first
+    return nonempty(out)
+
+
+def nonempty(v):
+    if not v:
+        raise Format("an empty value is not written")
+    return v
+
+
+def tokens(v):
+    out, at, last = {}, 0, 0
+    while at < len(v):
+        cls = v[at]
+        if not last < cls <= len(CLASSES):
+            raise Format("classes of tokens are out of order or unknown")
+        n, at = read_value(v, at + 1)
+        out[CLASSES[cls - 1]] = uint(n)
+        last = cls
+    return nonempty(out)
+
+
+def flag(v):
+    fixed(v, 0)
+    return True
+
+
+DECODE = {
+    "text": nonempty, "uint": uint, "uint31": lambda v: uint(v, (1 << 31) - 1), "flag": flag,
+    "time": lambda v: int.from_bytes(nonzero(fixed(v, 8), "a time"), "big", signed=True),
+    "int64": lambda v: int.from_bytes(fixed(v, 8), "big", signed=True),
+    "hash": lambda v: nonzero(fixed(v, 32), "a hash"), "bytes32": lambda v: fixed(v, 32), "bytes16": lambda v: fixed(v, 16),
+    "tokens": tokens, "tags": lambda v: pairs(v, read_value), "reasons": lambda v: pairs(v, read_leb128),
+}
+
+
+def decode(b):
+    """The fields of canonical bytes; raises Format or Version."""
+    if len(b) < 2:
+        raise Format("fewer than two bytes")
+    if b[0] != 1 or b[1] not in KINDS:
+        raise Version(f"version {b[0]}, kind {b[1]}")
+    entry, at, last = {"kind": KINDS[b[1]]}, 2, -1
+    while at < len(b):
+        tag = b[at]
+        v, at = read_value(b, at + 1)
+        if tag <= last:
+            raise Format(f"field {tag} after {last}")
+        name, form, kinds = FIELDS.get(tag, (None, None, ()))
+        if name is None or kinds is not None and entry["kind"] not in kinds:
+            raise Format(f"field {tag} in a {entry['kind']}")
+        entry[name] = DECODE[form](v)
+        last = tag
+    for name in ALWAYS:
+        if name not in entry:
+            raise Format(f"{name} is missing")
+    return entry
+
+
+ENCODE = {
+    "text": lambda v: v, "uint": minimal, "uint31": minimal, "flag": lambda v: b"",
+    "time": lambda v: v.to_bytes(8, "big", signed=True), "int64": lambda v: v.to_bytes(8, "big", signed=True),
+    "hash": lambda v: v, "bytes32": lambda v: v, "bytes16": lambda v: v,
+    "tokens": lambda v: b"".join(bytes([i + 1]) + leb128(len(minimal(v[c]))) + minimal(v[c]) for i, c in enumerate(CLASSES) if v.get(c)),
+    "tags": lambda v: b"".join(leb128(len(k)) + k + leb128(len(v[k])) + v[k] for k in sorted(v)),
+    "reasons": lambda v: b"".join(leb128(len(k)) + k + leb128(v[k]) for k in sorted(v)),
+}
+
+
+def encode(entry):
+    """The canonical bytes of fields."""
+    kind = next(k for k, name in KINDS.items() if name == entry["kind"])
+    out = bytearray([1, kind])
+    for tag, (name, form, _) in sorted(FIELDS.items()):
+        if name in entry:
+            v = ENCODE[form](entry[name])
+            out += bytes([tag]) + leb128(len(v)) + v
+    return bytes(out)
+
+
+class Checker:
+    """Checks consecutive entries of one tenant."""
+
+    def __init__(self, tenant, root, seq, chain, epoch):
+        self.tenant, self.root, self.seq, self.chain, self.epoch, self.keys = tenant, root, seq, chain, epoch, {}
+
+    def check(self, canonical, chain, mac, epoch):
+        seq = self.seq
+        computed = chain_of(self.chain, leaf_of(canonical))
+        if computed != chain:
+            raise Broken(seq, "hash", "the chain hash is not the one of the entry's bytes")
+        try:
+            entry = decode(canonical)
+        except Format as e:
+            raise Broken(seq, "hash", str(e)) from e
+        except Version as e:
+            raise Broken(seq, "unknown version", str(e)) from e
+        if encode(entry) != canonical:
+            raise Broken(seq, "hash", "the bytes are not the encoding of what they say")
+        self.beside(entry, epoch)
+        if self.root is not None and mac != mac_of(self.key(epoch), epoch, seq, chain):
+            raise Broken(seq, "MAC", f"not that of key epoch {epoch}")
+        self.seq, self.chain, self.epoch = seq + 1, chain, epoch
+
+    def beside(self, entry, epoch):
+        if entry.get("seq") != self.seq or entry.get("tenant_id") != self.tenant.encode():
+            raise Broken(self.seq, "projected column differs", f"the entry is {entry.get('seq')} of {entry.get('tenant_id')}")
+        want = self.epoch or 1
+        if entry["kind"] == "control" and entry.get("control_kind") == b"key_epoch":
+            want = int(entry["control_version"])
+        if epoch != want:
+            raise Broken(self.seq, "projected column differs", f"key epoch {epoch}, not {want}")
+
+    def key(self, epoch):
+        if epoch not in self.keys:
+            self.keys[epoch] = mac_key(self.root, self.tenant, epoch)
+        return self.keys[epoch]
+
+
+def read_exactly(f, n, seq):
+    b = f.read(n)
+    if len(b) != n:
+        raise Broken(seq, "truncated", "the file ends in the middle")
+    return b
+
+
+def verify_export(path, root):
+    """Checks an export and returns its header."""
+    with open(path, "rb") as f:
+        if f.readline(64) != b"tallystick ledger export 1\n":
+            raise ValueError("not a ledger export of version 1")
+        header = json.loads(f.readline(64 << 10))
+        first, last = header["from_seq"], header["to_seq"]
+        if first == 1:
+            c = Checker(header["tenant"], root, 1, genesis(header["tenant"]), 0)
+        elif len(header["anchor_chain"]) == 64 and header["anchor_epoch"] > 0:
+            c = Checker(header["tenant"], root, first, bytes.fromhex(header["anchor_chain"]), header["anchor_epoch"])
+        else:
+            raise Broken(first - 1, "missing anchor", "the export does not say what its first entry follows")
+        while read_block(f, c):
+            pass
+    if c.seq != last + 1:
+        raise Broken(c.seq, "truncated", f"the export should go on to {last}")
+    if last == header["head_seq"] and c.chain.hex() != header["head_chain"]:
+        raise Broken(last, "hash", "the head has another chain hash")
+    return header
+
+
+def read_block(f, c):
+    h = read_exactly(f, 16, c.seq)
+    size, first, count = int.from_bytes(h[:4], "big"), int.from_bytes(h[4:12], "big"), int.from_bytes(h[12:], "big")
+    if first != c.seq:
+        raise Broken(min(first, c.seq), "gap" if first > c.seq else "duplicate", f"a block begins with {first}")
+    if size == 0 and count == 0:
+        return False
+    b, at = read_exactly(f, size, c.seq), 0
+    for _ in range(count):
+        try:
+            canonical, at = read_value(b, at)
+        except Format as e:
+            raise Broken(c.seq, "hash", str(e)) from e
+        tail = b[at:at + 68]
+        if len(tail) != 68:
+            raise Broken(c.seq, "hash", "the entry does not fit its block")
+        at += 68
+        c.check(canonical, tail[:32], tail[32:64], int.from_bytes(tail[64:], "big"))
+    if at != len(b):
+        raise Broken(c.seq, "hash", "bytes after the last entry of a block")
+    return True
+
+
+FORMS = {name: form for name, form, _ in FIELDS.values()}
+
+
+def parse_fields(text):
+    """The fields of a vector."""
+    entry = {"topic_id": bytes(16), "key": bytes(16)}
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        name, _, value = line.partition(" ")
+        name, _, member = name.partition(".")
+        form = FORMS.get(name)
+        if name == "kind":
+            entry["kind"] = value
+        elif form == "text":
+            entry[name] = value.encode()
+        elif form in ("uint", "uint31", "time", "int64"):
+            entry[name] = int(value)
+        elif form == "flag":
+            entry[name] = True
+        elif form == "tokens":
+            entry.setdefault(name, {})[member] = int(value)
+        elif form == "tags":
+            entry.setdefault(name, {})[member.encode()] = value.encode()
+        elif form == "reasons":
+            entry.setdefault(name, {})[member.encode()] = int(value)
+        else:
+            entry[name] = bytes.fromhex(value)
+    return entry
+
+
+def expect(where, what, got, want):
+    if got != want:
+        raise Broken(where, "vector", f"{what} is {got}, should be {want}")
+
+
+def verify_chain_vectors(path):
+    blocks = open(path, encoding="utf-8").read().split("====\n")[:-1]
+    header = dict(line.split(" ", 1) for line in blocks[0].splitlines())
+    tenant, root = header["tenant"], bytes.fromhex(header["integrity_root"])
+    expect(0, "genesis", genesis(tenant).hex(), header["genesis"])
+    for epoch in (1, 2):
+        expect(0, f"MAC key {epoch}", mac_key(root, tenant, epoch).hex(), header[f"mac_key.{epoch}"])
+    c = Checker(tenant, root, 1, genesis(tenant), 0)
+    for block in blocks[1:]:
+        fields, _, results = block.partition("----\n")
+        entry, want = parse_fields(fields), dict(line.split(" ", 1) for line in results.splitlines())
+        canonical = bytes.fromhex(want["canonical"])
+        expect(c.seq, "canonical", encode(entry).hex(), want["canonical"])
+        expect(c.seq, "decoded", decode(canonical), entry)
+        expect(c.seq, "leaf", leaf_of(canonical).hex(), want["leaf"])
+        c.check(canonical, bytes.fromhex(want["chain"]), bytes.fromhex(want["mac"]), int(want["key_epoch"]))
+    return c.seq - 1
+
+
+def verify_invalid_vectors(path):
+    n = 0
+    for line in open(path, encoding="utf-8"):
+        if not line.strip() or line.startswith("#"):
+            continue
+        what, text = line.split()
+        try:
+            decode(bytes.fromhex(text))
+            got = "canonical"
+        except Format:
+            got = "format"
+        except Version:
+            got = "version"
+        expect(n, line.strip(), got, "version" if what == "version" else "format")
+        n += 1
+    return n
+
+
+def verify_vectors(folder):
+    names = sorted(n for n in os.listdir(folder) if n.startswith("chain-") and n.endswith(".txt"))
+    if not names:
+        raise Unknown(f"no vectors in {folder}")
+    good = sum(verify_chain_vectors(os.path.join(folder, n)) for n in names)
+    bad = verify_invalid_vectors(os.path.join(folder, "invalid.txt"))
+    if not good or not bad:
+        raise Unknown(f"no vectors in {folder}")
+    print(f"vectors: {good} entries of {len(names)} chains, {bad} refusals: ok")
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Verify Tallystick ledgers.")
+    parser.add_argument("--vectors", metavar="FOLDER")
+    parser.add_argument("--export", metavar="FILE")
+    parser.add_argument("--integrity-root", metavar="FILE")
+    args = parser.parse_args()
+    if bool(args.vectors) == bool(args.export):
+        parser.error("one of --vectors and --export")
+    try:
+        root = None
+        if args.integrity_root:
+            root = fixed(bytes.fromhex(open(args.integrity_root, encoding="ascii").read().strip()), 32)
+        if args.vectors:
+            verify_vectors(args.vectors)
+        else:
+            h = verify_export(args.export, root)
+            macs = "checked" if root else "not checked"
+            print(f"{h['tenant']}: entries {h['from_seq']} to {h['to_seq']} intact, head {h['head_seq']} {h['head_chain']}, MACs {macs}")
+    except Broken as e:
+        print(f"broken: {e}", file=sys.stderr)
+        return 3
+    except (Unknown, OSError, ValueError, KeyError, Format) as e:
+        print(f"cannot tell: {e}", file=sys.stderr)
+        return 8
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
