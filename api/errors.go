@@ -130,7 +130,8 @@ func translateStatus(st *status.Status) failure {
 	switch st.Code() {
 	case codes.InvalidArgument:
 		f.http, f.reason = 400, reasonMalformed
-		f.detail = strings.TrimPrefix(f.detail, "proto: ")
+		// protobuf varies a blank of its messages, so that nobody relies on them.
+		f.detail = strings.TrimPrefix(strings.ReplaceAll(f.detail, "\u00a0", " "), "proto: ")
 		if strings.Contains(f.detail, "request body too large") {
 			f.http, f.reason, f.detail = 413, reasonTooLarge, "the body is too large"
 		}
