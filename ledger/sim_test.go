@@ -135,7 +135,7 @@ func runSimulation(t *testing.T, seed uint64) (out simOutcome) {
 
 func simOptions(rng *rand.Rand) Options {
 	return Options{
-		MaxBatchRecords: 1 + rng.IntN(64), MaxTenants: 1 + rng.IntN(4), Commits: 1,
+		MaxBatchRecords: 1 + rng.IntN(64), MaxTenants: 1 + rng.IntN(4), Commits: 1 + rng.IntN(3),
 		Linger: time.Duration(1+rng.IntN(20)) * time.Millisecond, RetryMin: 5 * time.Millisecond, RetryMax: 500 * time.Millisecond,
 	}
 }
