@@ -18,8 +18,9 @@ BIN := bin/tallystick
 GOTEST := .ci/gotest
 # Packages whose tests are about goroutines, locks or the order of events.
 CONCURRENT := internal/keyring internal/kafka internal/postgres internal/authn ingest ledger processors analytics api
-# Packages that speak to Kafka, and those that speak to Postgres.
+# Packages that speak to Kafka, and those that speak to Postgres; what simulates both is not repeated there.
 KAFKA_SUITE := internal/kafka ingest ledger processors
+SIMULATED := -skip '^TestSimulation'
 SERVER_SUITE := internal/postgres migrations ledger processors analytics
 # existing packages of a list: folders that hold Go files, with all below them.
 packages = $(foreach d,$(1),$(if $(wildcard $(d)),./$(d)/...))
@@ -61,7 +62,7 @@ test/race: engines web ## run the concurrent packages' tests under the race dete
 
 .PHONY: test/kafka
 test/kafka: engines web ## run the Kafka suite on a real Apache Kafka with SCRAM (needs Java 17, Maven)
-	@deploy/kafka/with-broker --scram -- $(GOTEST) test/kafka -count=1 -timeout 15m $(call packages,$(KAFKA_SUITE))
+	@deploy/kafka/with-broker --scram -- $(GOTEST) test/kafka -count=1 -p 1 -timeout 10m $(SIMULATED) $(call packages,$(KAFKA_SUITE))
 
 .PHONY: test/kafka3
 test/kafka3: engines web ## the same on three brokers with replication 3, and kill one
@@ -69,7 +70,7 @@ test/kafka3: engines web ## the same on three brokers with replication 3, and ki
 
 .PHONY: test/servers
 test/servers: engines web ## run the store suites on a Debian Postgres (apt-get install postgresql)
-	@deploy/postgres/with-postgres -- $(GOTEST) test/servers -count=1 -timeout 15m $(call packages,$(SERVER_SUITE))
+	@deploy/postgres/with-postgres -- $(GOTEST) test/servers -count=1 -timeout 15m $(SIMULATED) $(call packages,$(SERVER_SUITE))
 
 .PHONY: test/web
 test/web: web ## test the dashboard's code, and the page in a browser (needs Chromium)
