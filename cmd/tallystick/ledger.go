@@ -37,7 +37,7 @@ type ledgerFlags struct {
 	all                              bool
 	from, to                         int64
 	workers                          int
-	file, output                     string
+	file, output, outFile            string
 	limit                            int
 	descending, yes                  bool
 }

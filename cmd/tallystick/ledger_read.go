@@ -156,7 +156,7 @@ func newLedgerExportCommand(f *ledgerFlags) *cobra.Command {
 	fs.StringVar(&f.tenant, "tenant", "", "the tenant (required)")
 	fs.Int64Var(&f.from, "from", 0, "first entry (0: the first there is)")
 	fs.Int64Var(&f.to, "to", 0, "last entry (0: the last there is)")
-	fs.StringVarP(&f.output, "output", "o", "", "write to `FILE` (required)")
+	fs.StringVarP(&f.outFile, "output", "o", "", "write to `FILE` (required)")
 	fs.BoolVar(&f.yes, "yes", false, "replace a file that is there")
 	return cmd
 }
@@ -164,18 +164,18 @@ func newLedgerExportCommand(f *ledgerFlags) *cobra.Command {
 // export writes beside the file and renames: a file under the name asked for is
 // always whole.
 func (f *ledgerFlags) export(ctx context.Context, stderr io.Writer) error {
-	if f.tenant == "" || f.output == "" {
+	if f.tenant == "" || f.outFile == "" {
 		return usageError("--tenant and --output are needed")
 	}
-	if _, err := os.Lstat(f.output); !errors.Is(err, fs.ErrNotExist) && !f.yes {
-		return &exitError{exitConflict, fmt.Errorf("%s is there already; --yes replaces it", f.output)}
+	if _, err := os.Lstat(f.outFile); !errors.Is(err, fs.ErrNotExist) && !f.yes {
+		return &exitError{exitConflict, fmt.Errorf("%s is there already; --yes replaces it", f.outFile)}
 	}
 	src, done, err := f.source(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	out, err := os.CreateTemp(filepath.Dir(f.output), ".export-*") // mode 0600
+	out, err := os.CreateTemp(filepath.Dir(f.outFile), ".export-*") // mode 0600
 	if err != nil {
 		return err
 	}
@@ -189,10 +189,10 @@ func (f *ledgerFlags) export(ctx context.Context, stderr io.Writer) error {
 	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(out.Name(), f.output); err != nil {
+	if err := os.Rename(out.Name(), f.outFile); err != nil {
 		return err
 	}
-	fmt.Fprintf(stderr, "%s: entries %d to %d of %s; head %d %s\n", f.output, h.From, h.To, h.Tenant, h.HeadSeq, h.HeadChain)
+	fmt.Fprintf(stderr, "%s: entries %d to %d of %s; head %d %s\n", f.outFile, h.From, h.To, h.Tenant, h.HeadSeq, h.HeadChain)
 	return nil
 }
 
