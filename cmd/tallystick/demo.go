@@ -56,22 +56,25 @@ type demoStart struct {
 	Base time.Time `json:"base"`
 }
 
-// startDemo begins to send to the server at url. dir is where it keeps its place.
-func startDemo(dir, url, token string, log *slog.Logger) *demo {
-	ctx, cancel := context.WithCancel(context.Background())
-	d := &demo{
-		dir: dir, log: log, phase: "history", cancel: cancel,
-		stopping: make(chan struct{}), done: make(chan struct{}),
-	}
+// newDemo is a demo that sends to the server at url once it is started. dir is
+// where it keeps its place.
+func newDemo(dir, url, token string, log *slog.Logger) *demo {
+	d := &demo{dir: dir, log: log, phase: "history", stopping: make(chan struct{}), done: make(chan struct{})}
 	d.load = load.Options{
 		URL: url, Token: token, Connections: demoConnections, Stop: d.stopping, Log: log,
 		Faults: load.Faults{Duplicates: 0.005, Late: 0.01, Unpriced: 0.003},
 	}
+	return d
+}
+
+// start sends until stop is called.
+func (d *demo) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	d.cancel = cancel
 	go func() {
 		defer close(d.done)
 		d.end(d.run(ctx))
 	}()
-	return d
 }
 
 // stop ends the load in order: what is under way is finished and noted.

@@ -97,12 +97,13 @@ type smoke struct {
 	res      *load.Result
 	inFlight []int64 // sent and not acknowledged, at each kill
 
-	ledgers map[string]*smokeLedger
-	stored  big.Int // what ClickHouse says everything cost
-	counted int64   // duplicates that the ledger counted
-	verdict string
-	broken  bool // a ledger does not verify
-	faults  int
+	verified map[string]*client.Verification
+	ledgers  map[string]*smokeLedger
+	stored   big.Int // what ClickHouse says everything cost
+	counted  int64   // duplicates that the ledger counted
+	verdict  string
+	broken   bool // a ledger does not verify
+	faults   int
 }
 
 // maxSmokeFaults is how many differences are printed.
@@ -124,7 +125,7 @@ func (s *smoke) fault(format string, args ...any) {
 }
 
 func runSmoke(ctx context.Context, f *smokeFlags, stdout, stderr io.Writer) error {
-	s := &smoke{f: f, log: stderr, begin: time.Now(), verdict: "not-run", ledgers: map[string]*smokeLedger{}}
+	s := &smoke{f: f, log: stderr, begin: time.Now(), verdict: "not-run", verified: map[string]*client.Verification{}, ledgers: map[string]*smokeLedger{}}
 	if f.seed == 0 {
 		f.seed = rand.Uint64N(1 << 31)
 	}

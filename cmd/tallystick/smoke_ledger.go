@@ -15,12 +15,12 @@ import (
 type smokeLedger struct {
 	tenant   string
 	entries  int64
+	last     int64 // number of the entry that was read last
 	kinds    map[string]int64
 	unpriced int64
 	cost     big.Int
 	tokens   tokens.Vector
 	hours    map[int64]*hourSum
-	hashes   []string // of the chain, by number - 1
 
 	seen      map[int32]bool // wanted events that have their entry
 	conflicts map[int32]bool // wanted events of which another body was rejected
@@ -41,11 +41,15 @@ func (s *smoke) verifyLedgers(ctx context.Context) error {
 	s.verdict = "ok"
 	for _, t := range tenants {
 		known[t.TenantID] = true
+		h, err := s.api.Head(ctx, t.TenantID)
+		if err != nil {
+			return fmt.Errorf("smoke: head of %s: %w", t.TenantID, err)
+		}
 		v, err := s.api.Verify(ctx, t.TenantID)
 		if err != nil {
 			v = &client.Verification{Verdict: "unknown", Message: err.Error()}
 		}
-		s.judge(t.TenantID, v)
+		s.judge(t.TenantID, h, v)
 	}
 	for _, t := range s.want.tenants {
 		if !known[t] {
@@ -56,9 +60,13 @@ func (s *smoke) verifyLedgers(ctx context.Context) error {
 	return nil
 }
 
-func (s *smoke) judge(tenant string, v *client.Verification) {
+func (s *smoke) judge(tenant string, h *client.Head, v *client.Verification) {
+	s.verified[tenant] = v
 	switch v.Verdict {
 	case "intact":
+		if v.FromSeq != 1 || v.Entries != v.ToSeq || v.ToSeq < h.Seq {
+			s.fault("tenant %s: %d entries from %d to %d were verified, of %d", tenant, v.Entries, v.FromSeq, v.ToSeq, h.Seq)
+		}
 	case "broken":
 		s.broken, s.verdict = true, "broken"
 		s.fault("tenant %s: the ledger is broken at entry %d: %s %s", tenant, v.FirstBadSeq, v.Reason, v.Message)
@@ -93,9 +101,12 @@ func (s *smoke) readLedgers(ctx context.Context) error {
 func (s *smoke) take(l *smokeLedger, tenant int32, e *client.Entry) error {
 	l.entries++
 	l.kinds[e.Kind]++
-	l.hashes = append(l.hashes, e.ChainHash)
-	if int64(e.Seq) != l.entries {
-		s.fault("tenant %s: entry %d stands at place %d", l.tenant, e.Seq, l.entries)
+	if int64(e.Seq) != l.last+1 {
+		s.fault("tenant %s: entry %d follows entry %d", l.tenant, e.Seq, l.last)
+	}
+	l.last = int64(e.Seq)
+	if v := s.verified[l.tenant]; v != nil && v.ToSeq == e.Seq && v.HeadHash != e.ChainHash {
+		s.fault("tenant %s: the chain at entry %d is %q, verified was %q", l.tenant, e.Seq, e.ChainHash, v.HeadHash)
 	}
 	switch e.Kind {
 	case "usage":

@@ -2,6 +2,9 @@ package client
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -56,11 +59,25 @@ type Dependency struct {
 	State string `json:"state"`
 }
 
-// Ready asks whether the server is ready. A server that is not answers too: then
-// the error is a *ProblemError of status 503.
+// Ready asks whether the server is ready. A server that is not says so too: then
+// the answer is complete, and the error is a *ProblemError of status 503.
 func (c *Client) Ready(ctx context.Context) (*Readiness, error) {
+	resp, err := c.send(ctx, http.MethodGet, "/readyz", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // read to its end or given up
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusServiceUnavailable {
+		return nil, problemOf(resp)
+	}
 	var r Readiness
-	return &r, c.get(ctx, "/readyz", nil, &r)
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxProblemBytes)).Decode(&r); err != nil {
+		return nil, fmt.Errorf("client: the answer of /readyz cannot be read: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return &r, &ProblemError{Status: resp.StatusCode, Detail: r.Status}
+	}
+	return &r, nil
 }
 
 // IsNotReady says that the server answered, and is not ready.
