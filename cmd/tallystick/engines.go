@@ -15,8 +15,12 @@ import (
 	"github.com/tallystick/tallystick/internal/embedded"
 )
 
-// restartDelay is how long a dead engine stays down before it is started again.
-const restartDelay = 500 * time.Millisecond
+// A dead engine is started again after minRestartDelay; where it does not start,
+// ever more slowly, up to maxRestartDelay.
+const (
+	minRestartDelay = 100 * time.Millisecond
+	maxRestartDelay = 10 * time.Second
+)
 
 // engineStopTime bounds the orderly end of one engine; after it, its process is
 // killed, which loses nothing.
@@ -77,7 +81,7 @@ func (e *engines) start(ctx context.Context) error {
 func (e *engines) startPostgres(ctx context.Context) (child, error) {
 	p, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{
 		DataDir: filepath.Join(e.cfg.DataDir, "postgres"), BinDir: e.cfg.Postgres.BinDir,
-		EnginesDir: e.cfg.Engines.Dir, Logger: e.log, OwnProcessGroup: true,
+		EnginesDir: e.cfg.Engines.Dir, Logger: e.log, OwnProcessGroup: true, Restart: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("embedded postgres: %w", err)
@@ -100,48 +104,52 @@ func (e *engines) startClickHouse(ctx context.Context) (child, error) {
 	return clickhouseChild{c}, nil
 }
 
-// supervise starts engines again that die, until ctx ends. Everybody who uses
-// them waits and goes on by himself.
+// supervise starts ClickHouse again when it dies, until ctx ends; Postgres is
+// started again by its own package, on the same socket, and Kafka lives in this
+// process. Everybody who uses them waits and goes on by himself.
 func (e *engines) supervise(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	if e.postgres != nil {
-		g.Go(func() error { return e.keep(ctx, "postgres", &e.postgres, e.startPostgres) })
-	}
-	if e.clickhouse != nil {
-		g.Go(func() error { return e.keep(ctx, "clickhouse", &e.clickhouse, e.startClickHouse) })
-	}
-	return g.Wait()
-}
-
-func (e *engines) keep(ctx context.Context, name string, slot *child, start func(context.Context) (child, error)) error {
-	for {
-		e.mu.Lock()
-		c := *slot
-		e.mu.Unlock()
+	e.mu.Lock()
+	c := e.clickhouse
+	e.mu.Unlock()
+	for c != nil {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-c.Done():
 		}
-		e.log.Error("engine died; starting it again", "engine", name, "err", c.Wait())
+		e.log.Error("engine ended, starting it again", "engine", "clickhouse", "err", c.Wait())
+		next := e.startAgain(ctx)
+		if next == nil {
+			return nil
+		}
+		e.mu.Lock()
+		e.clickhouse = next
+		e.mu.Unlock()
+		if next.DSN() != c.DSN() {
+			return errors.New("clickhouse came back at another address")
+		}
+		c = next
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// startAgain tries for as long as it takes: what keeps an engine from starting,
+// a full disk for one, may pass. It returns nil when ctx ends.
+func (e *engines) startAgain(ctx context.Context) child {
+	for delay := minRestartDelay; ; delay = min(2*delay, maxRestartDelay) {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(restartDelay):
+		case <-time.After(delay):
 		}
-		next, err := start(ctx)
-		if ctx.Err() != nil {
-			return nil
+		next, err := e.startClickHouse(ctx)
+		if err == nil {
+			return next
 		}
-		if err != nil {
-			return err
+		if ctx.Err() == nil {
+			e.log.Error("engine did not start, trying again", "engine", "clickhouse", "err", err)
 		}
-		if next.DSN() != c.DSN() {
-			return fmt.Errorf("%s came back at another address", name)
-		}
-		e.mu.Lock()
-		*slot = next
-		e.mu.Unlock()
 	}
 }
 
