@@ -13,10 +13,9 @@ import (
 // builder is the memory of one batch, reused from batch to batch.
 type builder struct {
 	batch Batch
-	arena []byte
 	// rows in build order; finish groups them by tenant into batch.Rows.
 	rows   []Row
-	spans  []span // canonical bytes of rows, as places in the arena
+	arena  arena // of canonical bytes
 	stats  BatchStats
 	frames frameBuffer
 }
@@ -24,9 +23,14 @@ type builder struct {
 // builderPool keeps the memory of batches for all partitions of a Writer: a
 // partition that was busy once does not hold on to megabytes.
 type builderPool struct {
+	chunks chunkPool
+
 	mu   sync.Mutex // protects free
 	free []*builder
 }
+
+// canonicalHint is more than nearly every entry's canonical bytes.
+const canonicalHint = 1024
 
 // maxFreeBuilders is how many are kept; what comes back beyond is garbage.
 const maxFreeBuilders = 6
@@ -36,7 +40,7 @@ func (p *builderPool) get() *builder {
 	defer p.mu.Unlock()
 	n := len(p.free)
 	if n == 0 {
-		return &builder{}
+		return &builder{arena: arena{pool: &p.chunks}, frames: frameBuffer{arena: arena{pool: &p.chunks}}}
 	}
 	b := p.free[n-1]
 	p.free = p.free[:n-1]
@@ -45,6 +49,7 @@ func (p *builderPool) get() *builder {
 
 // put takes back a builder that nobody refers to any more.
 func (p *builderPool) put(b *builder) {
+	b.reset()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.free) < maxFreeBuilders {
@@ -52,10 +57,10 @@ func (p *builderPool) put(b *builder) {
 	}
 }
 
-type span struct{ from, to int }
-
 func (b *builder) reset() {
-	b.arena, b.rows, b.spans = b.arena[:0], b.rows[:0], b.spans[:0]
+	b.arena.reset()
+	b.frames.reset()
+	b.rows = b.rows[:0]
 	b.batch = Batch{Groups: b.batch.Groups[:0], Rows: b.batch.Rows[:0], Controls: b.batch.Controls[:0], Counts: b.batch.Counts[:0]}
 }
 
@@ -70,9 +75,8 @@ func (c *core) seal(b *builder, t *tenantState, e *chain.Entry, content Content)
 	}
 	c.touch(t)
 	e.Seq = t.head.Seq + 1
-	from := len(b.arena)
-	b.arena = e.Append(b.arena)
-	leaf := c.hasher.Leaf(b.arena[from:])
+	canonical := b.arena.close(e.Append(b.arena.open(canonicalHint)))
+	leaf := c.hasher.Leaf(canonical)
 	t.head.Seq = e.Seq
 	t.head.Chain = c.hasher.Next(&t.head.Chain, &leaf)
 	if e.Event.ReceivedAt > t.head.ReceivedAt {
@@ -80,12 +84,11 @@ func (c *core) seal(b *builder, t *tenantState, e *chain.Entry, content Content)
 	}
 	row := Row{
 		Seq: e.Seq, Kind: e.Kind, OccurredAt: e.Event.OccurredAt, Priced: e.Priced, Cost: e.Cost, Key: e.Key, Content: content,
-		Sealed: chain.Sealed{Chain: t.head.Chain, Epoch: t.head.KeyEpoch},
+		Sealed: chain.Sealed{Canonical: canonical, Chain: t.head.Chain, Epoch: t.head.KeyEpoch},
 	}
 	row.MAC = t.mac.MAC(e.Seq, &t.head.Chain)
 	t.rows = append(t.rows, len(b.rows))
 	b.rows = append(b.rows, row)
-	b.spans = append(b.spans, span{from, len(b.arena)})
 	if e.Kind == chain.Usage {
 		c.cur[recentKey{t.number, e.Key}] = content
 	}
@@ -101,8 +104,6 @@ func (c *core) finish(b *builder) {
 		g.Before.Tenant, g.After.Tenant = t.id, t.id
 		for _, i := range t.rows {
 			row := b.rows[i]
-			s := b.spans[i]
-			row.Canonical = b.arena[s.from:s.to:s.to]
 			b.batch.Rows = append(b.batch.Rows, row)
 		}
 		b.batch.Groups = append(b.batch.Groups, g)

@@ -59,6 +59,7 @@ func newPipeline(ctx context.Context, w *Writer, core *core, st State, src Sourc
 	p.published.Store(st.PublishedBatch)
 	p.work, p.fail = context.WithCancelCause(context.WithoutCancel(ctx))
 	p.loads = newLoader(w.store)
+	p.recs.arena.pool = &w.builders.chunks
 	return p
 }
 
@@ -308,24 +309,25 @@ func (n *narrowing) narrower(err error) bool {
 type recordBuffer struct {
 	recs  []record
 	done  int // of recs
-	arena []byte
+	arena arena
 }
 
 // pending are the records that no batch holds yet.
 func (r *recordBuffer) pending() []record { return r.recs[r.done:] }
 
 // drop takes the first n pending records away. When none is left, the memory
-// is reused; while some are always left, it is given up from time to time.
+// is given back; while some are always left, they are moved from time to time.
 func (r *recordBuffer) drop(n int) {
 	switch r.done += n; {
 	case r.done == len(r.recs):
-		r.recs, r.arena, r.done = r.recs[:0], r.arena[:0], 0
+		r.recs, r.done = r.recs[:0], 0
+		r.arena.reset()
 	case r.done > len(r.recs)/2:
-		left := r.recs[r.done:]
-		var fresh recordBuffer
-		for i := range left {
-			fresh.copy(left[i].offset, left[i].key, left[i].value)
+		fresh := recordBuffer{arena: arena{pool: r.arena.pool}}
+		for _, left := range r.recs[r.done:] {
+			fresh.copy(left.offset, left.key, left.value)
 		}
+		r.arena.reset()
 		*r = fresh
 	}
 }
@@ -337,9 +339,7 @@ func (r *recordBuffer) add(recs []kafka.Record) {
 }
 
 func (r *recordBuffer) copy(offset int64, key, value []byte) {
-	from := len(r.arena)
-	r.arena = append(r.arena, key...)
-	mid := len(r.arena)
-	r.arena = append(r.arena, value...)
-	r.recs = append(r.recs, record{offset: offset, key: r.arena[from:mid:mid], value: r.arena[mid:len(r.arena):len(r.arena)]})
+	b := append(append(r.arena.open(len(key)+len(value)), key...), value...)
+	b = r.arena.close(b)
+	r.recs = append(r.recs, record{offset: offset, key: b[:len(key):len(key)], value: b[len(key):]})
 }

@@ -10,14 +10,27 @@ import (
 	"github.com/tallystick/tallystick/ledger/chain"
 )
 
-// maxFrameBytes bounds a record of the topic `entries`, far below what a broker
-// takes by default (1 MiB).
-const maxFrameBytes = 256 << 10
+// maxFrameBytes is when a record of the topic `entries` is full. With one more
+// entry it is far below what a broker takes by default (1 MiB).
+const maxFrameBytes = 120 << 10
+
+// Sizes beside the canonical bytes: of a frame's header with its tenant, and of
+// what an entry has in a frame.
+const (
+	frameHeaderBytes = 128
+	frameEntryBytes  = 2*chain.HashSize + 4 + 3
+)
 
 // frameBuffer is the memory of one publication, reused.
 type frameBuffer struct {
-	arena []byte
+	arena arena
 	recs  []kafka.Record
+}
+
+func (f *frameBuffer) reset() {
+	f.arena.reset()
+	clear(f.recs)
+	f.recs = f.recs[:0]
 }
 
 // publish writes a committed batch to `entries`, and its undecodable records'
@@ -25,7 +38,7 @@ type frameBuffer struct {
 // Frames of one partition stay in order: the producer is idempotent, and the
 // next batch is not sent before this one is acknowledged.
 func (w *Writer) publish(ctx context.Context, b *Batch, f *frameBuffer) error {
-	f.arena, f.recs = f.arena[:0], f.recs[:0]
+	f.reset()
 	now := time.Now().UnixMilli() // the record's own time, for Kafka's retention
 	for i := range b.Groups {
 		f.addGroup(w.topics.Entries, b, &b.Groups[i], now)
@@ -41,20 +54,22 @@ func (w *Writer) publish(ctx context.Context, b *Batch, f *frameBuffer) error {
 
 // addGroup cuts a tenant's entries into frames.
 func (f *frameBuffer) addGroup(topic string, b *Batch, g *Group, now int64) {
-	for i := 0; i < g.Count; {
-		from := len(f.arena)
-		var w chain.FrameWriter
-		w.Begin(f.arena, &chain.Frame{
-			Tenant: g.After.Tenant, Partition: b.Partition, Batch: b.Number,
-			Index: int32(g.First + i), Total: int32(len(b.Rows)), FirstSeq: b.Rows[g.First+i].Seq,
-		})
-		for ; i < g.Count && w.Size()-from < maxFrameBytes; i++ {
-			w.Add(&b.Rows[g.First+i].Sealed)
+	rows := b.Rows[g.First : g.First+g.Count]
+	for i := 0; i < len(rows); {
+		n, size := 0, frameHeaderBytes
+		for ; i+n < len(rows) && size < maxFrameBytes; n++ {
+			size += len(rows[i+n].Canonical) + frameEntryBytes
 		}
-		f.arena = w.Finish()
+		var w chain.FrameWriter
+		w.Begin(f.arena.open(size), &chain.Frame{
+			Tenant: g.After.Tenant, Partition: b.Partition, Batch: b.Number,
+			Index: int32(g.First + i), Total: int32(len(b.Rows)), FirstSeq: rows[i].Seq,
+		})
+		for ; n > 0; i, n = i+1, n-1 {
+			w.Add(&rows[i].Sealed)
+		}
 		f.recs = append(f.recs, kafka.Record{
-			Topic: topic, Partition: b.Partition, Key: []byte(g.After.Tenant),
-			Value: f.arena[from:len(f.arena):len(f.arena)], TimestampMs: now,
+			Topic: topic, Partition: b.Partition, Key: []byte(g.After.Tenant), Value: f.arena.close(w.Finish()), TimestampMs: now,
 		})
 	}
 }

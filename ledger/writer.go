@@ -163,7 +163,8 @@ func (w *Writer) runOnce(ctx context.Context, topic Topic, partition int32, src 
 // republish sends again what was committed and perhaps not published. Readers
 // drop what they have.
 func (w *Writer) republish(ctx context.Context, partition int32, st *State) error {
-	var frames frameBuffer
+	// Not given back on failure: the producer may still be sending from it.
+	frames := frameBuffer{arena: arena{pool: &w.builders.chunks}}
 	for n := st.PublishedBatch + 1; n <= st.LastBatch; n++ {
 		b, err := w.store.Batch(ctx, partition, n)
 		if err != nil {
@@ -174,6 +175,7 @@ func (w *Writer) republish(ctx context.Context, partition int32, st *State) erro
 		}
 		st.PublishedBatch = n
 	}
+	frames.reset()
 	return nil
 }
 

@@ -1,7 +1,6 @@
 package pgstore
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -13,12 +12,17 @@ import (
 	"github.com/tallystick/tallystick/ledger/chain"
 )
 
+// commitBuffers is the memory of one commit, reused.
+type commitBuffers struct {
+	stream copyStream
+	heads  heads
+}
+
 // Commit writes the batch in one transaction of four round trips: begin,
 // everything that compares and sets, two COPYs, commit.
 func (s *Store) Commit(ctx context.Context, b *ledger.Batch) error {
-	buf := s.buffers.Get().(*copyBuffers)
+	buf := s.buffers.Get().(*commitBuffers)
 	defer s.buffers.Put(buf)
-	buf.encode(b)
 	conn, release, err := s.db.Acquire(ctx)
 	if err != nil {
 		return err
@@ -36,7 +40,7 @@ func (s *Store) Commit(ctx context.Context, b *ledger.Batch) error {
 	return classify(tx.Commit(ctx))
 }
 
-func (s *Store) write(ctx context.Context, tx postgres.Tx, b *ledger.Batch, buf *copyBuffers) error {
+func (s *Store) write(ctx context.Context, tx postgres.Tx, b *ledger.Batch, buf *commitBuffers) error {
 	if err := s.compareAndSet(ctx, tx, b, buf); err != nil {
 		return err
 	}
@@ -44,10 +48,10 @@ func (s *Store) write(ctx context.Context, tx postgres.Tx, b *ledger.Batch, buf 
 		return nil
 	}
 	pg := tx.Conn().PgConn()
-	if _, err := pg.CopyFrom(ctx, bytes.NewReader(buf.entries), copyEntries); err != nil {
+	if _, err := pg.CopyFrom(ctx, buf.stream.begin(b, appendEntry), copyEntries); err != nil {
 		return fmt.Errorf("copy entries: %w", err)
 	}
-	if _, err := pg.CopyFrom(ctx, bytes.NewReader(buf.keys), copyKeys); err != nil {
+	if _, err := pg.CopyFrom(ctx, buf.stream.begin(b, appendUsageKey), copyKeys); err != nil {
 		return fmt.Errorf("copy keys: %w", err)
 	}
 	return nil
@@ -56,7 +60,7 @@ func (s *Store) write(ctx context.Context, tx postgres.Tx, b *ledger.Batch, buf 
 // compareAndSet fences the partition and moves the heads, in one round trip.
 // Locks are taken in the order partition, then tenants by id (the groups are
 // sorted), so that two writers can never wait for each other.
-func (s *Store) compareAndSet(ctx context.Context, tx postgres.Tx, b *ledger.Batch, buf *copyBuffers) error {
+func (s *Store) compareAndSet(ctx context.Context, tx postgres.Tx, b *ledger.Batch, buf *commitBuffers) error {
 	h := &buf.heads
 	h.fill(b)
 	var batch pgx.Batch

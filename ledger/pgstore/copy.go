@@ -2,6 +2,7 @@ package pgstore
 
 import (
 	"encoding/binary"
+	"io"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -28,30 +29,66 @@ const copySignature = "PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 // postgresEpoch is 2000-01-01 in unix microseconds, the zero of timestamptz.
 const postgresEpoch = 946_684_800_000_000
 
-// copyBuffers is the memory of one commit, reused.
-type copyBuffers struct {
-	entries, keys []byte
-	heads         heads
+// copyPiece is how much of a stream is encoded at a time.
+const copyPiece = 60 << 10
+
+// copyStream encodes the rows of a batch as a binary COPY while it is read, so
+// that no commit holds its megabytes a second time.
+type copyStream struct {
+	batch *ledger.Batch
+	row   func(b []byte, tenant string, r *ledger.Row) []byte
+	group int
+	next  int // row of the group
+	ended bool
+	buf   []byte
+	off   int
 }
 
-func (c *copyBuffers) encode(b *ledger.Batch) {
-	c.entries = append(c.entries[:0], copySignature...)
-	c.keys = append(c.keys[:0], copySignature...)
-	for i := range b.Groups {
-		g := &b.Groups[i]
-		rows := b.Rows[g.First : g.First+g.Count]
-		for j := range rows {
-			c.entries = appendEntry(c.entries, g.After.Tenant, &rows[j])
-			// Only what is deduplicated has a key. Others are unique by their place
-			// in the log, which the fence keeps; were their keys here too, a
-			// producer could choose an id that takes the room of a rejection to come.
-			if rows[j].Kind == chain.Usage {
-				c.keys = appendKey(c.keys, g.After.Tenant, &rows[j])
-			}
+// begin starts the stream of a batch.
+func (s *copyStream) begin(b *ledger.Batch, row func([]byte, string, *ledger.Row) []byte) *copyStream {
+	*s = copyStream{batch: b, row: row, buf: append(s.buf[:0], copySignature...)}
+	return s
+}
+
+// Read implements io.Reader.
+func (s *copyStream) Read(p []byte) (int, error) {
+	if s.off == len(s.buf) {
+		if s.ended {
+			return 0, io.EOF
 		}
+		s.fill()
 	}
-	c.entries = append(c.entries, 0xff, 0xff)
-	c.keys = append(c.keys, 0xff, 0xff)
+	n := copy(p, s.buf[s.off:])
+	s.off += n
+	return n, nil
+}
+
+// fill encodes the next piece.
+func (s *copyStream) fill() {
+	s.buf, s.off = s.buf[:0], 0
+	for len(s.buf) < copyPiece {
+		if s.group == len(s.batch.Groups) {
+			s.buf, s.ended = append(s.buf, 0xff, 0xff), true
+			return
+		}
+		g := &s.batch.Groups[s.group]
+		if s.next == g.Count {
+			s.group, s.next = s.group+1, 0
+			continue
+		}
+		s.buf = s.row(s.buf, g.After.Tenant, &s.batch.Rows[g.First+s.next])
+		s.next++
+	}
+}
+
+// appendUsageKey appends the key of what is deduplicated. Other entries are
+// unique by their place in the log, which the fence keeps; were their keys here
+// too, a producer could choose an id that takes the room of a rejection to come.
+func appendUsageKey(b []byte, tenant string, r *ledger.Row) []byte {
+	if r.Kind != chain.Usage {
+		return b
+	}
+	return appendKey(b, tenant, r)
 }
 
 func appendEntry(b []byte, tenant string, r *ledger.Row) []byte {
@@ -113,7 +150,8 @@ func micros(ns int64) time.Time { return time.UnixMicro(floorMicros(ns)) }
 // COPY streams in the column order of ledger.entry and ledger.event_key. The
 // COPY baseline of the benchmark sends the very same bytes to plain tables.
 func EncodeCopy(b *ledger.Batch) (entries, keys []byte) {
-	var c copyBuffers
-	c.encode(b)
-	return c.entries, c.keys
+	var c copyStream
+	entries, _ = io.ReadAll(c.begin(b, appendEntry)) // a copyStream gives no error
+	keys, _ = io.ReadAll(c.begin(b, appendUsageKey))
+	return entries, keys
 }

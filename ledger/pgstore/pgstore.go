@@ -32,7 +32,7 @@ import (
 // Store is a ledger.Store in Postgres.
 type Store struct {
 	db      *postgres.DB
-	buffers sync.Pool // of *copyBuffers
+	buffers sync.Pool // of *commitBuffers
 }
 
 var _ ledger.Store = (*Store)(nil)
@@ -41,7 +41,7 @@ var _ ledger.Store = (*Store)(nil)
 // commits at once and one more for each that reads.
 func New(db *postgres.DB) *Store {
 	s := &Store{db: db}
-	s.buffers.New = func() any { return &copyBuffers{} }
+	s.buffers.New = func() any { return &commitBuffers{} }
 	return s
 }
 
