@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/tallystick/tallystick/internal/arena"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/ledger/chain"
 )
@@ -15,7 +16,7 @@ type builder struct {
 	batch Batch
 	// rows in build order; finish groups them by tenant into batch.Rows.
 	rows   []Row
-	arena  arena // of canonical bytes
+	arena  arena.Arena // of canonical bytes
 	stats  BatchStats
 	frames frameBuffer
 }
@@ -23,7 +24,7 @@ type builder struct {
 // builderPool keeps the memory of batches for all partitions of a Writer: a
 // partition that was busy once does not hold on to megabytes.
 type builderPool struct {
-	chunks chunkPool
+	chunks *arena.Pool // shared with the record buffers
 
 	mu   sync.Mutex // protects free
 	free []*builder
@@ -31,6 +32,10 @@ type builderPool struct {
 
 // canonicalHint is more than nearly every entry's canonical bytes.
 const canonicalHint = 1024
+
+// maxChunkBytes bounds the free memory that a Writer keeps for records, entries
+// and frames of all its partitions.
+const maxChunkBytes = 40 << 20
 
 // maxFreeBuilders is how many are kept; what comes back beyond is garbage.
 const maxFreeBuilders = 6
@@ -40,7 +45,7 @@ func (p *builderPool) get() *builder {
 	defer p.mu.Unlock()
 	n := len(p.free)
 	if n == 0 {
-		return &builder{arena: arena{pool: &p.chunks}, frames: frameBuffer{arena: arena{pool: &p.chunks}}}
+		return &builder{arena: arena.New(p.chunks), frames: frameBuffer{arena: arena.New(p.chunks)}}
 	}
 	b := p.free[n-1]
 	p.free = p.free[:n-1]
@@ -58,7 +63,7 @@ func (p *builderPool) put(b *builder) {
 }
 
 func (b *builder) reset() {
-	b.arena.reset()
+	b.arena.Reset()
 	b.frames.reset()
 	b.rows = b.rows[:0]
 	b.batch = Batch{Groups: b.batch.Groups[:0], Rows: b.batch.Rows[:0], Controls: b.batch.Controls[:0], Counts: b.batch.Counts[:0]}
@@ -75,7 +80,7 @@ func (c *core) seal(b *builder, t *tenantState, e *chain.Entry, content Content)
 	}
 	c.touch(t)
 	e.Seq = t.head.Seq + 1
-	canonical := b.arena.close(e.Append(b.arena.open(canonicalHint)))
+	canonical := b.arena.Close(e.Append(b.arena.Open(canonicalHint)))
 	leaf := c.hasher.Leaf(canonical)
 	t.head.Seq = e.Seq
 	t.head.Chain = c.hasher.Next(&t.head.Chain, &leaf)

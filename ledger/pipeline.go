@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tallystick/tallystick/internal/arena"
 	"github.com/tallystick/tallystick/internal/kafka"
 )
 
@@ -59,7 +60,7 @@ func newPipeline(ctx context.Context, w *Writer, core *core, st State, src Sourc
 	p.published.Store(st.PublishedBatch)
 	p.work, p.fail = context.WithCancelCause(context.WithoutCancel(ctx))
 	p.loads = newLoader(w.store)
-	p.recs.arena.pool = &w.builders.chunks
+	p.recs = newRecordBuffer(w.builders.chunks)
 	return p
 }
 
@@ -309,7 +310,12 @@ func (n *narrowing) narrower(err error) bool {
 type recordBuffer struct {
 	recs  []record
 	done  int // of recs
-	arena arena
+	pool  *arena.Pool
+	arena arena.Arena
+}
+
+func newRecordBuffer(pool *arena.Pool) recordBuffer {
+	return recordBuffer{pool: pool, arena: arena.New(pool)}
 }
 
 // pending are the records that no batch holds yet.
@@ -321,13 +327,13 @@ func (r *recordBuffer) drop(n int) {
 	switch r.done += n; {
 	case r.done == len(r.recs):
 		r.recs, r.done = r.recs[:0], 0
-		r.arena.reset()
+		r.arena.Reset()
 	case r.done > len(r.recs)/2:
-		fresh := recordBuffer{arena: arena{pool: r.arena.pool}}
+		fresh := newRecordBuffer(r.pool)
 		for _, left := range r.recs[r.done:] {
 			fresh.copy(left.offset, left.key, left.value)
 		}
-		r.arena.reset()
+		r.arena.Reset()
 		*r = fresh
 	}
 }
@@ -339,7 +345,7 @@ func (r *recordBuffer) add(recs []kafka.Record) {
 }
 
 func (r *recordBuffer) copy(offset int64, key, value []byte) {
-	b := append(append(r.arena.open(len(key)+len(value)), key...), value...)
-	b = r.arena.close(b)
+	b := append(append(r.arena.Open(len(key)+len(value)), key...), value...)
+	b = r.arena.Close(b)
 	r.recs = append(r.recs, record{offset: offset, key: b[:len(key):len(key)], value: b[len(key):]})
 }

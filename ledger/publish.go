@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tallystick/tallystick/internal/arena"
 	"github.com/tallystick/tallystick/internal/kafka"
 	"github.com/tallystick/tallystick/ledger/chain"
 )
@@ -23,12 +24,12 @@ const (
 
 // frameBuffer is the memory of one publication, reused.
 type frameBuffer struct {
-	arena arena
+	arena arena.Arena
 	recs  []kafka.Record
 }
 
 func (f *frameBuffer) reset() {
-	f.arena.reset()
+	f.arena.Reset()
 	clear(f.recs)
 	f.recs = f.recs[:0]
 }
@@ -61,7 +62,7 @@ func (f *frameBuffer) addGroup(topic string, b *Batch, g *Group, now int64) {
 			size += len(rows[i+n].Canonical) + frameEntryBytes
 		}
 		var w chain.FrameWriter
-		w.Begin(f.arena.open(size), &chain.Frame{
+		w.Begin(f.arena.Open(size), &chain.Frame{
 			Tenant: g.After.Tenant, Partition: b.Partition, Batch: b.Number,
 			Index: int32(g.First + i), Total: int32(len(b.Rows)), FirstSeq: rows[i].Seq,
 		})
@@ -69,7 +70,7 @@ func (f *frameBuffer) addGroup(topic string, b *Batch, g *Group, now int64) {
 			w.Add(&rows[i].Sealed)
 		}
 		f.recs = append(f.recs, kafka.Record{
-			Topic: topic, Partition: b.Partition, Key: []byte(g.After.Tenant), Value: f.arena.close(w.Finish()), TimestampMs: now,
+			Topic: topic, Partition: b.Partition, Key: []byte(g.After.Tenant), Value: f.arena.Close(w.Finish()), TimestampMs: now,
 		})
 	}
 }

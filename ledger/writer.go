@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/tallystick/tallystick/internal/arena"
 	"github.com/tallystick/tallystick/internal/kafka"
 )
 
@@ -86,6 +87,7 @@ func NewWriter(store Store, keys Keys, pub Publisher, topics kafka.Topics, opts 
 	opts = opts.withDefaults()
 	w := &Writer{store: store, keys: keys, pub: pub, topics: topics, opts: opts, log: log}
 	w.slots = make(chan struct{}, opts.Commits)
+	w.builders.chunks = arena.NewPool(maxChunkBytes)
 	w.stats.partitions = make(map[int32]*PartitionStats)
 	return w
 }
@@ -164,7 +166,7 @@ func (w *Writer) runOnce(ctx context.Context, topic Topic, partition int32, src 
 // drop what they have.
 func (w *Writer) republish(ctx context.Context, partition int32, st *State) error {
 	// Not given back on failure: the producer may still be sending from it.
-	frames := frameBuffer{arena: arena{pool: &w.builders.chunks}}
+	frames := frameBuffer{arena: arena.New(w.builders.chunks)}
 	for n := st.PublishedBatch + 1; n <= st.LastBatch; n++ {
 		b, err := w.store.Batch(ctx, partition, n)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tallystick/tallystick/internal/arena"
 	"github.com/tallystick/tallystick/internal/kafka"
 	"github.com/tallystick/tallystick/ledger/chain"
 )
@@ -214,7 +215,7 @@ func (p *partition) push(resume int64) {
 	c.resume = resume
 	p.seq.cur = p.r.free.get()
 	rows := int64(c.rows)
-	p.r.budget.add(int64(len(c.data)))
+	p.r.budget.add(c.bytes)
 	p.mu.Lock()
 	p.ready = append(p.ready, c)
 	p.mu.Unlock()
@@ -318,10 +319,10 @@ func (p *partition) takeReady(room *room, first bool) []*commit {
 	n, rows := 0, 0
 	for n < len(p.ready) {
 		c := p.ready[n]
-		if (!first || n > 0) && (c.rows > room.rows || len(c.ends) > room.frames) {
+		if (!first || n > 0) && (c.rows > room.rows || len(c.list) > room.frames) {
 			break
 		}
-		room.rows, room.frames = room.rows-c.rows, room.frames-len(c.ends)
+		room.rows, room.frames = room.rows-c.rows, room.frames-len(c.list)
 		rows += c.rows
 		n++
 	}
@@ -386,27 +387,31 @@ func (b *budget) release(n int64) {
 	b.mu.Unlock()
 }
 
-// freeList keeps the memory of stored commits.
+// freeList keeps stored commits for their next use; the memory of their frames
+// goes back to the pool.
 type freeList struct {
-	mu    sync.Mutex
-	list  []*commit
-	bytes int
+	chunks *arena.Pool
+
+	mu   sync.Mutex // protects list
+	list []*commit
 }
 
-// maxFreeBytes bounds the memory that waits for its next use; what is beyond is
-// left to the collector.
-const maxFreeBytes = 32 << 20
+// Bounds of what waits for its next use; what is beyond is left to the
+// collector.
+const (
+	maxFreeBytes   = 32 << 20
+	maxFreeCommits = 64
+)
 
 func (l *freeList) get() *commit {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := len(l.list)
 	if n == 0 {
-		return &commit{}
+		return &commit{arena: arena.New(l.chunks)}
 	}
 	c := l.list[n-1]
 	l.list = l.list[:n-1]
-	l.bytes -= cap(c.data)
 	return c
 }
 
@@ -414,9 +419,8 @@ func (l *freeList) put(c *commit) {
 	c.reset()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.bytes+cap(c.data) <= maxFreeBytes {
+	if len(l.list) < maxFreeCommits {
 		l.list = append(l.list, c)
-		l.bytes += cap(c.data)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tallystick/tallystick/internal/arena"
 	"github.com/tallystick/tallystick/internal/kafka"
 )
 
@@ -77,6 +78,7 @@ func New(parts Parts, opts Options) (*Runner, error) {
 		last: make(map[int32]int64), partitions: make(map[int32]*partitionStats),
 	}
 	r.budget = newBudget(r.opts.MaxPendingBytes)
+	r.free.chunks = arena.NewPool(maxFreeBytes)
 	r.storer = &storer{
 		r: r, log: r.log, sink: parts.Sink, requests: make(chan func(context.Context), 64),
 		members: make(map[int32]*partition), settled: make(map[int32]*state),
@@ -250,7 +252,7 @@ func (r *Runner) noteReady(rows int64) {
 func (r *Runner) recycle(p *partition, commits []*commit) {
 	var bytes, rows int64
 	for _, c := range commits {
-		bytes, rows = bytes+int64(len(c.data)), rows+int64(c.rows)
+		bytes, rows = bytes+c.bytes, rows+int64(c.rows)
 		r.free.put(c)
 	}
 	p.stats.pending.Add(-rows)

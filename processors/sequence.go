@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/tallystick/tallystick/internal/arena"
 	"github.com/tallystick/tallystick/ledger/chain"
 )
 
@@ -128,42 +129,46 @@ func (s *sequence) check(f *chain.Frame, want int64) error {
 type commit struct {
 	number int64
 	rows   int
-	resume int64  // offset in `entries` after it
-	data   []byte // frames, one behind the other
-	ends   []int  // where in data each ends
+	resume int64 // offset in `entries` after it
+	bytes  int64 // of all frames
+	list   [][]byte
+	arena  arena.Arena // of the frames
 }
 
+// reset empties the commit and gives its memory back.
 func (c *commit) reset() {
-	c.number, c.rows, c.resume, c.data, c.ends = 0, 0, 0, c.data[:0], c.ends[:0]
+	c.arena.Reset()
+	clear(c.list)
+	c.number, c.rows, c.resume, c.bytes, c.list = 0, 0, 0, 0, c.list[:0]
 }
 
 // add copies a frame; raw is its encoding, or nil.
 func (c *commit) add(f *chain.Frame, raw []byte) {
+	var own []byte
 	if raw != nil {
-		c.data = append(c.data, raw...)
+		own = c.arena.Copy(raw)
 	} else {
 		var w chain.FrameWriter
-		w.Begin(c.data, f)
+		w.Begin(c.arena.Open(0), f)
 		for i := range f.Entries {
 			w.Add(&f.Entries[i])
 		}
-		c.data = w.Finish()
+		own = c.arena.Close(w.Finish())
 	}
-	c.ends = append(c.ends, len(c.data))
+	c.list = append(c.list, own)
+	c.bytes += int64(len(own))
 	c.rows += len(f.Entries)
 }
 
 // frames calls fn with each frame, decoded into f.
 func (c *commit) frames(f *chain.Frame, fn func(*chain.Frame) error) error {
-	from := 0
-	for _, end := range c.ends {
-		if err := f.Decode(c.data[from:end]); err != nil {
+	for _, raw := range c.list {
+		if err := f.Decode(raw); err != nil {
 			return fmt.Errorf("%w: our own copy of commit %d: %w", ErrCorrupt, c.number, err)
 		}
 		if err := fn(f); err != nil {
 			return err
 		}
-		from = end
 	}
 	return nil
 }
