@@ -92,10 +92,11 @@ type smoke struct {
 	srv   *smokeServer
 	api   *client.Client
 
-	load     load.Options
-	want     *smokeWant
-	res      *load.Result
-	inFlight []int64 // sent and not acknowledged, at each kill
+	coverTime time.Duration // for checkCoverage
+	load      load.Options
+	want      *smokeWant
+	res       *load.Result
+	inFlight  []int64 // sent and not acknowledged, at each kill
 
 	verified map[string]*client.Verification
 	ledgers  map[string]*smokeLedger
@@ -125,7 +126,7 @@ func (s *smoke) fault(format string, args ...any) {
 }
 
 func runSmoke(ctx context.Context, f *smokeFlags, stdout, stderr io.Writer) error {
-	s := &smoke{f: f, log: stderr, begin: time.Now(), verdict: "not-run", verified: map[string]*client.Verification{}, ledgers: map[string]*smokeLedger{}}
+	s := &smoke{f: f, log: stderr, begin: time.Now(), verdict: "not-run", coverTime: smokeCoverTime, verified: map[string]*client.Verification{}, ledgers: map[string]*smokeLedger{}}
 	if f.seed == 0 {
 		f.seed = rand.Uint64N(1 << 31)
 	}
@@ -139,7 +140,7 @@ func runSmoke(ctx context.Context, f *smokeFlags, stdout, stderr io.Writer) erro
 	if err == nil && s.faults > 0 {
 		err = fmt.Errorf("smoke: %d differences", s.faults)
 	}
-	s.tidy(err != nil)
+	s.tidy(err != nil && ctx.Err() == nil)
 	_, _ = fmt.Fprintln(stdout, s.lastLine(err))
 	if s.broken {
 		return &exitError{exitIntegrity, err}
@@ -174,7 +175,7 @@ func (s *smoke) prepare(ctx context.Context) (err error) {
 	}
 	s.say("seed=%d calls=%d kafka=%s directory=%s", s.f.seed, s.f.events, s.srv.kafka, s.dir)
 	s.load = load.Options{
-		Events: s.f.events, Seed: s.f.seed, Base: time.Now(), Tenants: smokeTenants, HotShare: smokeHotShare,
+		Events: s.f.events, Seed: s.f.seed, Base: time.Now().UTC().Truncate(24 * time.Hour), Tenants: smokeTenants, HotShare: smokeHotShare,
 		URL: s.srv.url(), Connections: smokeConnections, Deadline: smokeAwayTime,
 		Faults: load.Faults{Duplicates: 0.05, Late: 0.02, Reorder: 0.10, Poison: 0.01, Conflicts: 0.005, Unpriced: 0.01},
 	}

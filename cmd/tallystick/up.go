@@ -84,6 +84,9 @@ func (u *upRun) run(ctx context.Context) (err error) {
 		}
 	}()
 	if err := u.app.open(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // asked to stop before it was ready: what failed is only that
+		}
 		return err
 	}
 	if u.token, err = authn.LoadToken(u.app.tokenPath()); err != nil {
