@@ -45,8 +45,13 @@ type LedgerReader interface {
 	// Entries returns up to limit entries in order of number, from number
 	// `from` on, or from `from` downwards; the first or last one when from is 0.
 	Entries(ctx context.Context, id tenant.ID, from int64, limit int, descending bool) ([]StoredEntry, error)
-	// Fate is what the ledger knows of an event id.
-	Fate(ctx context.Context, id tenant.ID, eventID string) (Fate, error)
+	// Event is the entry that carries an event id, nil when there is none.
+	Event(ctx context.Context, id tenant.ID, eventID string) (*StoredEntry, error)
+}
+
+// Conflicts counts the entries that rejected other content under an event id.
+type Conflicts interface {
+	Conflicts(ctx context.Context, id tenant.ID, eventID string) (int64, error)
 }
 
 // Head is the end of a tenant's chain.
@@ -61,14 +66,6 @@ type Head struct {
 type StoredEntry struct {
 	Seq int64
 	chain.Sealed
-}
-
-// Fate is what the ledger knows of an event id.
-type Fate struct {
-	// Entry is the entry that carries the event, nil when there is none.
-	Entry *StoredEntry
-	// Conflicts counts the entries that rejected other content under the id.
-	Conflicts int64
 }
 
 // Verifier checks a range of a tenant's ledger: entries from to to, both
@@ -110,14 +107,17 @@ type Dependency struct {
 // Deps is what a Server serves from. A nil Reports, Ledger, Verifier, Tenants or
 // Pipeline makes its methods answer UNIMPLEMENTED: that part runs elsewhere.
 type Deps struct {
-	Auth     Authenticator
-	Reports  Reports
-	Ledger   LedgerReader
-	Verifier Verifier
-	Tenants  Tenants
-	Pipeline Pipeline
-	Ready    []Dependency
-	Logger   *slog.Logger // nil discards
+	Auth    Authenticator
+	Reports Reports
+	Ledger  LedgerReader
+	// Conflicts is where conflicts are counted; nil is the Ledger, when it can.
+	// A store with an index for it is much faster than the ledger.
+	Conflicts Conflicts
+	Verifier  Verifier
+	Tenants   Tenants
+	Pipeline  Pipeline
+	Ready     []Dependency
+	Logger    *slog.Logger // nil discards
 }
 
 // Server serves the API. All methods may be called from many goroutines, but
@@ -139,6 +139,9 @@ func New(deps Deps, opts Options) (*Server, error) {
 	}
 	if deps.Auth == nil {
 		return nil, errors.New("api: an authenticator is needed")
+	}
+	if deps.Conflicts == nil {
+		deps.Conflicts, _ = deps.Ledger.(Conflicts)
 	}
 	s := &Server{deps: deps, opts: opts, log: deps.Logger, health: health.NewServer(), mux: http.NewServeMux()}
 	if s.log == nil {

@@ -30,17 +30,22 @@ func (s *Server) GetEvent(ctx context.Context, req *pb.GetEventRequest) (*pb.Eve
 	if req.EventId == "" || len(req.EventId) > event.MaxIDBytes {
 		return nil, invalid("event_id", "length", "must have 1 to %d bytes", event.MaxIDBytes)
 	}
-	fate, err := s.deps.Ledger.Fate(ctx, id, req.EventId)
+	entry, err := s.deps.Ledger.Event(ctx, id, req.EventId)
 	if err != nil {
 		return nil, err
 	}
-	m := &pb.EventFate{TenantId: string(id), EventId: req.EventId, State: stateUnknown, Conflicts: fate.Conflicts}
-	if fate.Entry == nil {
+	m := &pb.EventFate{TenantId: string(id), EventId: req.EventId, State: stateUnknown}
+	if entry == nil { // nothing to conflict with
 		return m, nil
 	}
-	m.State, m.Seq, m.ChainHash = stateLedgered, fate.Entry.Seq, hex.EncodeToString(fate.Entry.Chain[:])
+	if s.deps.Conflicts != nil {
+		if m.Conflicts, err = s.deps.Conflicts.Conflicts(ctx, id, req.EventId); err != nil {
+			return nil, err
+		}
+	}
+	m.State, m.Seq, m.ChainHash = stateLedgered, entry.Seq, hex.EncodeToString(entry.Chain[:])
 	var e chain.Entry
-	if err := e.Decode(fate.Entry.Canonical); err != nil {
+	if err := e.Decode(entry.Canonical); err != nil {
 		return nil, err
 	}
 	m.UnpricedReason = e.UnpricedReason

@@ -112,21 +112,31 @@ func (f *fakeLedger) Entries(_ context.Context, id tenant.ID, from int64, limit 
 	return list[:min(limit, len(list))], f.err
 }
 
-func (f *fakeLedger) Fate(_ context.Context, id tenant.ID, eventID string) (fate api.Fate, err error) {
+func (f *fakeLedger) Event(_ context.Context, id tenant.ID, eventID string) (*api.StoredEntry, error) {
+	entry, _, err := f.find(id, eventID)
+	return entry, errors.Join(err, f.err)
+}
+
+func (f *fakeLedger) Conflicts(_ context.Context, id tenant.ID, eventID string) (int64, error) {
+	_, n, err := f.find(id, eventID)
+	return n, errors.Join(err, f.err)
+}
+
+func (f *fakeLedger) find(id tenant.ID, eventID string) (entry *api.StoredEntry, conflicts int64, err error) {
 	for i := range f.chains[id] {
 		var e chain.Entry
 		if err := e.Decode(f.chains[id][i].Canonical); err != nil {
-			return fate, err
+			return nil, 0, err
 		}
 		switch {
 		case e.Event.ID != eventID:
 		case e.Kind == chain.Rejected:
-			fate.Conflicts++
+			conflicts++
 		default:
-			fate.Entry = &f.chains[id][i]
+			entry = &f.chains[id][i]
 		}
 	}
-	return fate, f.err
+	return entry, conflicts, nil
 }
 
 // fakeReports answers with fixed numbers and what it was asked for.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -176,7 +177,11 @@ type panicking struct{ api.LedgerReader }
 func (panicking) Head(context.Context, tenant.ID) (api.Head, error) { panic("a bug") }
 
 func TestPanicIsOneFailedCall(t *testing.T) {
-	conn := dial(t, testServer(t, func(d *api.Deps, _ *api.Options) { d.Ledger = panicking{} }))
+	s := testServer(t, func(d *api.Deps, _ *api.Options) { d.Ledger = panicking{} })
+	if got := serve(t, s.HTTPHandler(), "GET /v1/ledger/head\ntoken: acme\n"); !strings.HasPrefix(got, "500\n") || strings.Contains(got, "a bug") {
+		t.Errorf("by REST: %s", got)
+	}
+	conn := dial(t, s)
 	for range 2 {
 		_, err := pb.NewLedgerServiceClient(conn).GetHead(as(t.Context(), "acme"), &pb.GetHeadRequest{})
 		if status.Code(err) != codes.Internal {

@@ -67,6 +67,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := newRequestID(r.Header.Get(requestIDHeader))
 		s.secure(w.Header(), id)
+		defer s.recovered(w, r, id)
 		r, err := s.authenticateHTTP(r, id)
 		if err != nil {
 			s.writeProblem(w, s.fail(context.Background(), "http", id, err), id)
@@ -85,6 +86,17 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// recovered makes a handler's panic one failed request.
+func (s *Server) recovered(w http.ResponseWriter, r *http.Request, requestID string) {
+	switch p := recover(); p {
+	case nil:
+	case http.ErrAbortHandler:
+		panic(p)
+	default:
+		s.writeProblem(w, s.fail(r.Context(), r.URL.Path, requestID, fmt.Errorf("%w: %v", errPanic, p)), requestID)
+	}
 }
 
 // negotiate leaves one plain media type in Accept, which is all that the

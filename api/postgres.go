@@ -15,7 +15,10 @@ import (
 // postgres.RoleApp: every read is a transaction in one tenant's context.
 type PostgresLedger struct{ db *postgres.DB }
 
-var _ LedgerReader = (*PostgresLedger)(nil)
+var (
+	_ LedgerReader = (*PostgresLedger)(nil)
+	_ Conflicts    = (*PostgresLedger)(nil)
+)
 
 // NewPostgresLedger makes a reader. The caller closes db.
 func NewPostgresLedger(db *postgres.DB) *PostgresLedger { return &PostgresLedger{db} }
@@ -72,10 +75,8 @@ func scanEntries(rows postgres.Rows) ([]StoredEntry, error) {
 	return list, rows.Err()
 }
 
-// Fate looks the event id up among the tenant's keys, and then for rejections
-// that name it. Rejections of conflicts are the only ones with a time of use,
-// and come after the entry they conflict with.
-func (p *PostgresLedger) Fate(ctx context.Context, id tenant.ID, eventID string) (f Fate, err error) {
+// Event looks the event id up among the tenant's keys.
+func (p *PostgresLedger) Event(ctx context.Context, id tenant.ID, eventID string) (entry *StoredEntry, err error) {
 	key := event.KeyOf(eventID)
 	err = p.db.InTenant(ctx, id, func(tx postgres.Tx) error {
 		rows, err := tx.Query(ctx, `
@@ -86,31 +87,34 @@ func (p *PostgresLedger) Fate(ctx context.Context, id tenant.ID, eventID string)
 			return err
 		}
 		list, err := scanEntries(rows)
-		if err != nil || len(list) == 0 {
-			return err
+		if err == nil && len(list) > 0 {
+			entry = &list[0]
 		}
-		f.Entry = &list[0]
-		f.Conflicts, err = conflicts(ctx, tx, id, f.Entry.Seq, eventID)
 		return err
 	})
-	return f, classifyStore(ctx, "read fate", err)
+	return entry, classifyStore(ctx, "read event", err)
 }
 
-func conflicts(ctx context.Context, tx postgres.Tx, id tenant.ID, after int64, eventID string) (n int64, err error) {
-	rows, err := tx.Query(ctx, `
-		select canonical from ledger.entry
-		where tenant_id = $1 and kind = $2 and seq > $3 and occurred_at is not null`, string(id), int16(chain.Rejected), after)
-	if err != nil {
-		return 0, err
-	}
-	defer rows.Close()
-	var e chain.Entry
-	for rows.Next() {
-		if err := e.Decode(rows.RawValues()[0]); err == nil && e.RejectReason == chain.RejectConflict && e.Event.ID == eventID {
-			n++
+// Conflicts reads all of the tenant's rejections with a time of use, which only
+// those of conflicts have. It is exact and takes as long as the ledger is.
+func (p *PostgresLedger) Conflicts(ctx context.Context, id tenant.ID, eventID string) (n int64, err error) {
+	err = p.db.InTenant(ctx, id, func(tx postgres.Tx) error {
+		rows, err := tx.Query(ctx, `
+			select canonical from ledger.entry
+			where tenant_id = $1 and kind = $2 and occurred_at is not null`, string(id), int16(chain.Rejected))
+		if err != nil {
+			return err
 		}
-	}
-	return n, rows.Err()
+		defer rows.Close()
+		var e chain.Entry
+		for rows.Next() {
+			if err := e.Decode(rows.RawValues()[0]); err == nil && e.RejectReason == chain.RejectConflict && e.Event.ID == eventID {
+				n++
+			}
+		}
+		return rows.Err()
+	})
+	return n, classifyStore(ctx, "count conflicts", err)
 }
 
 // classifyStore turns what Postgres says into the API's errors.

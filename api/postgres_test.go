@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/tallystick/tallystick/api"
-	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/testenv"
@@ -94,23 +93,23 @@ func TestPostgresLedger(t *testing.T) {
 	}
 }
 
-func TestPostgresFate(t *testing.T) {
+func TestPostgresEvent(t *testing.T) {
 	l := testenv.MigratedPostgres(t)
 	acme := storeChain(t, l, "acme", 22)
 	r, ctx := api.NewPostgresLedger(l.Open(t, postgres.RoleApp)), t.Context()
-	f, err := r.Fate(ctx, "acme", eventID(6))
-	if err != nil || f.Entry == nil || f.Entry.Seq != 6 || f.Entry.Chain != acme[5].Chain || f.Conflicts != 1 {
-		t.Errorf("an event with a conflict: %+v, %v", f, err)
-	}
-	f, err = r.Fate(ctx, "acme", eventID(5))
-	if err != nil || f.Entry == nil || f.Entry.Seq != 5 || f.Conflicts != 0 {
-		t.Errorf("an event: %+v, %v", f, err)
-	}
-	if f, err = r.Fate(ctx, "acme", "never"); err != nil || f.Entry != nil {
-		t.Errorf("no event: %+v, %v", f, err)
-	}
-	if f, err = r.Fate(ctx, "bravo", eventID(6)); err != nil || f.Entry != nil {
-		t.Errorf("another tenant's event: %+v, %v (key %s)", f, err, event.KeyOf(eventID(6)))
+	for _, c := range []struct {
+		id        tenant.ID
+		event     string
+		seq       int64 // 0: none
+		conflicts int64
+	}{{"acme", eventID(6), 6, 1}, {"acme", eventID(5), 5, 0}, {"acme", "never", 0, 0}, {"bravo", eventID(6), 0, 0}} {
+		e, err := r.Event(ctx, c.id, c.event)
+		if err != nil || (e != nil) != (c.seq > 0) || e != nil && (e.Seq != c.seq || e.Chain != acme[c.seq-1].Chain) {
+			t.Errorf("%+v: %+v, %v", c, e, err)
+		}
+		if n, err := r.Conflicts(ctx, c.id, c.event); err != nil || n != c.conflicts {
+			t.Errorf("%+v: %d conflicts, %v", c, n, err)
+		}
 	}
 }
 
