@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -74,7 +75,14 @@ type part struct {
 	done   chan struct{}
 }
 
+// heapLimit is where the collector begins to work harder. The program needs
+// about half of it under full load; a user's GOMEMLIMIT wins.
+const heapLimit = 560 << 20
+
 func newApp(cfg *config.Config, log *slog.Logger) *app {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(heapLimit)
+	}
 	return &app{cfg: cfg, log: log, failed: make(chan error, 16)}
 }
 
