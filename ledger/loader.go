@@ -77,17 +77,12 @@ func (l *loader) absorb(c *core) {
 	}
 }
 
-func (l *loader) close() { close(l.asks) }
-
-// run reads until close is called or ctx ends.
+// run reads until ctx ends.
 func (l *loader) run(ctx context.Context, fail context.CancelCauseFunc) {
 	for {
 		select {
-		case tenants, ok := <-l.asks:
-			if !ok {
-				return
-			}
-			if err := l.read(ctx, tenants); err != nil {
+		case tenants := <-l.asks:
+			if err := l.read(ctx, tenants); err != nil && ctx.Err() == nil {
 				fail(fmt.Errorf("read keys: %w", err))
 				return
 			}

@@ -69,20 +69,21 @@ func newPipeline(ctx context.Context, w *Writer, core *core, st State, src Sourc
 func (p *pipeline) run(ctx context.Context, reader Reader) error {
 	p.stages.Go(p.commitLoop)
 	p.stages.Go(p.publishLoop)
-	p.stages.Go(func() { p.loads.run(p.work, p.fail) })
+	loading, stopLoading := context.WithCancel(p.work)
+	defer stopLoading()
+	p.stages.Go(func() { p.loads.run(loading, p.fail) })
 	// A stage that fails ends the wait for records, too.
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(p.work, stop)()
 
+	// What was built before an error is good: it is committed and published, so
+	// that a partition that halts has everything before the record that it names.
 	err := p.buildLoop(ctx, reader)
-	if err != nil && ctx.Err() == nil {
-		p.fail(err)
-	}
 	timer := time.AfterFunc(shutdownTime, func() { p.fail(errors.New("shutting down took too long")) })
 	defer timer.Stop()
 	close(p.commits)
-	p.loads.close()
+	stopLoading()
 	p.stages.Wait()
 	p.note()
 	p.fail(nil)

@@ -49,6 +49,7 @@ func New(db *postgres.DB) *Store {
 func (s *Store) Assign(ctx context.Context, topic ledger.Topic, partition int32) (ledger.State, error) {
 	var st ledger.State
 	err := s.db.Tx(ctx, func(tx postgres.Tx) error {
+		defer s.evictBlockers(ctx, tx.Conn().PgConn().PID())()
 		if _, err := tx.Exec(ctx, `
 			insert into ledger.partition (partition, topic_id, partitions, epoch, next_offset)
 			values ($1, $2, $3, 1, 0) on conflict (partition) do nothing`,
