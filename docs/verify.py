@@ -43,6 +43,7 @@ FIELDS = {  # tag: name, form, kinds (None: all)
     100: ("edge_id", "text", COUNTERS), 101: ("edge_epoch", "uint", COUNTERS), 102: ("accepted", "uint", COUNTERS),
     103: ("refused", "uint", COUNTERS), 104: ("reasons", "reasons", COUNTERS),
 }
+MAX_BLOCK_BYTES = 16 << 20
 ALWAYS = ("topic_id", "key")  # written even when zero
 
 
@@ -314,6 +315,8 @@ def read_block(f, c):
         raise Broken(min(first, c.seq), "gap" if first > c.seq else "duplicate", f"a block begins with {first}")
     if size == 0 and count == 0:
         return False
+    if size > MAX_BLOCK_BYTES:
+        raise Broken(c.seq, "hash", f"a block of {size} bytes")
     b, at = read_exactly(f, size, c.seq), 0
     for _ in range(count):
         try:

@@ -17,7 +17,8 @@ const (
 	maxHeaderBytes = 64 << 10
 	blockHeader    = 4 + 8 + 4 // length, first number, count
 	blockEntries   = 4096
-	maxBlockBytes  = 256 << 20
+	blockBytes     = 1 << 20 // after which a block ends
+	maxBlockBytes  = 16 << 20
 	entryTail      = 2*HashSize + 4 // chain, MAC, epoch
 )
 
@@ -110,7 +111,7 @@ func (e *exporter) add(r *Row) error {
 	e.block = append(e.block, r.Canonical...)
 	e.block = append(append(e.block, r.Chain...), r.MAC...)
 	e.block = binary.BigEndian.AppendUint32(e.block, uint32(r.Epoch))
-	if e.count++; e.count == blockEntries {
+	if e.count++; e.count == blockEntries || len(e.block) >= blockBytes {
 		return e.flush()
 	}
 	return nil

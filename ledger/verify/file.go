@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 )
 
@@ -179,12 +180,24 @@ func (f *file) readBlock(next int64, free <-chan []byte) (*block, error) {
 	case b.data = <-free:
 	default:
 	}
-	if cap(b.data) < int(size) {
-		b.data = make([]byte, size)
-	}
-	b.data = b.data[:size]
-	if _, err := io.ReadFull(f.in, b.data); err != nil {
+	var err error
+	if b.data, err = readBlockBytes(f.in, b.data[:0], int(size)); err != nil {
 		return nil, cut(next, err)
+	}
+	return b, nil
+}
+
+// readBlockBytes reads size bytes into b, which grows with what is there and
+// not with what a header claims.
+func readBlockBytes(in io.Reader, b []byte, size int) ([]byte, error) {
+	const step = 1 << 20
+	for len(b) < size {
+		have := len(b)
+		n := min(size-have, max(step, cap(b)-have))
+		b = slices.Grow(b, n)[:have+n]
+		if _, err := io.ReadFull(in, b[have:]); err != nil {
+			return nil, err
+		}
 	}
 	return b, nil
 }
