@@ -53,10 +53,15 @@ const testPartitions = 2
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	b := testenv.Kafka(t)
-	cfg := kafka.Config{
+	return newWorldOn(t, kafka.Config{
 		Brokers: b.Seeds, TopicPrefix: b.TopicPrefix, AllowPlaintext: b.External,
 		SASL: kafka.SASL{Mechanism: b.SASLMechanism, Username: b.SASLUser, Password: b.SASLPassword},
-	}
+	})
+}
+
+// newWorldOn is newWorld on a broker of the test's own.
+func newWorldOn(t *testing.T, cfg kafka.Config) *world {
+	t.Helper()
 	admin, err := kafka.NewAdmin(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -194,5 +195,33 @@ func TestErrorsOfDataHalt(t *testing.T) {
 	cancel()
 	if err := s.Commit(ctx, m.Batch(1, "acme")); err == nil || ledger.Halts(err) {
 		t.Errorf("a cancelled commit: %v", err)
+	}
+}
+
+// A writer that was stopped in the middle of its commit holds the partition's
+// row; the next owner waits for a while, ends it and goes on.
+func TestAssignTakesOverFromAStoppedOwner(t *testing.T) {
+	s := open(t)
+	m := storetest.NewMaker(t, s, 0)
+	stopped, err := pgx.Connect(t.Context(), s.l.DSNs[postgres.RoleLedger])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stopped.Close(context.Background())
+	tx, err := stopped.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "update ledger.partition set next_offset = 999 where partition = 0"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	st, err := s.Assign(ctx, storetest.Topic, 0)
+	if err != nil || st.NextOffset != 0 || st.Epoch != m.State.Epoch+1 {
+		t.Fatalf("assigned %+v, %v; want offset 0 and the next epoch", st, err)
+	}
+	if err := tx.Commit(t.Context()); err == nil {
+		t.Error("the stopped owner committed after it was taken over from")
 	}
 }
