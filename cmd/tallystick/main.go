@@ -81,7 +81,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
-	root.AddCommand(newUpCommand(), newEmitCommand(), newBenchCommand(), newSmokeCommand(), newVersionCommand())
+	root.AddCommand(newUpCommand(), newEmitCommand(), newBenchCommand(), newSmokeCommand(), newStatusCommand(), newLedgerCommand(), newVersionCommand())
 	return root
 }
 
