@@ -83,13 +83,13 @@ func TestRule15ForeignRowsAreRefused(t *testing.T) {
 		if strings.Contains(sql, "event_key") {
 			line = "delta\t00000000-0000-0000-0000-000000000001\t00000000-0000-0000-0000-000000000001\t1\n"
 		}
-		for tenant, want := range map[string]string{"acme": "42501", "delta": ""} {
-			err := db.InTenantsWrite(t.Context(), []string{tenant}, func(tx postgres.Tx) error {
+		for _, c := range []struct{ tenant, want string }{{"acme", "42501"}, {"delta", ""}} {
+			err := db.InTenantsWrite(t.Context(), []string{c.tenant}, func(tx postgres.Tx) error {
 				_, err := tx.Conn().PgConn().CopyFrom(t.Context(), strings.NewReader(line), sql)
 				return err
 			})
-			if postgres.SQLState(err) != want {
-				t.Errorf("a row of delta in the context of %s: %v, want SQLSTATE %q", tenant, err, want)
+			if postgres.SQLState(err) != c.want {
+				t.Errorf("a row of delta in the context of %s: %v, want SQLSTATE %q", c.tenant, err, c.want)
 			}
 		}
 	}
