@@ -51,9 +51,14 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	root := newRootCommand()
 	root.SetArgs(args)
+	begun := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
+	}
+	if !begun { // an unknown command, flag or argument
+		err = &exitError{exitUsage, err}
 	}
 	fmt.Fprintln(os.Stderr, "tallystick:", err)
 	return exitCode(err)
@@ -81,7 +86,9 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
-	root.AddCommand(newUpCommand(), newEmitCommand(), newBenchCommand(), newSmokeCommand(), newStatusCommand(), newLedgerCommand(), newVersionCommand())
+	ledgerCommand := newLedgerCommand()
+	ledgerCommand.AddCommand(newQuarantineCommand())
+	root.AddCommand(newUpCommand(), newStatusCommand(), ledgerCommand, newEmitCommand(), newSmokeCommand(), newBenchCommand(), newVersionCommand())
 	return root
 }
 
