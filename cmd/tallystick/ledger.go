@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/config"
@@ -24,7 +25,7 @@ const ledgerLong = `Read, verify and export ledgers.
 
 By default the running server is asked (--url; its token is taken from
 TALLYSTICK_TOKEN, --token-file or the data directory). With --postgres-dsn-file
-the ledger's database is read directly, in the tenant's context, with the keys
+verify and export read the ledger's database directly, in the tenant's context, with the keys
 in --keys-dir; nothing of the server is used then.
 
 Exit codes: 0 intact, 2 usage, 3 broken, 4 authentication, 5 not found,
@@ -46,13 +47,27 @@ type ledgerFlags struct {
 func newLedgerCommand() *cobra.Command {
 	f := &ledgerFlags{}
 	cmd := &cobra.Command{Use: "ledger", Short: "Read, verify and export ledgers", Long: ledgerLong}
-	fs := cmd.PersistentFlags()
+	verifyCmd, exportCmd := newLedgerVerifyCommand(f), newLedgerExportCommand(f)
+	headCmd, entriesCmd := newLedgerHeadCommand(f), newLedgerEntriesCommand(f)
+	for _, sub := range []*cobra.Command{verifyCmd, headCmd, entriesCmd, exportCmd} {
+		f.serverFlags(sub.Flags())
+	}
+	f.storeFlags(verifyCmd.Flags())
+	f.storeFlags(exportCmd.Flags())
+	cmd.AddCommand(verifyCmd, headCmd, entriesCmd, exportCmd, newQuarantineCommand())
+	return cmd
+}
+
+// serverFlags say which server is asked.
+func (f *ledgerFlags) serverFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.url, "url", envOr("TALLYSTICK_URL", "http://"+config.DefaultHTTPListen), "the server")
 	fs.StringVar(&f.tokenFile, "token-file", "", "read the token from `FILE` (else TALLYSTICK_TOKEN, else the data directory)")
+}
+
+// storeFlags say which database is read in place of a server, and with what keys.
+func (f *ledgerFlags) storeFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.dsnFile, "postgres-dsn-file", "", "read the database whose DSN stands in `FILE`, without the server")
 	fs.StringVar(&f.keysDir, "keys-dir", "", "keyring `DIR` (default with --postgres-dsn-file: keys in the data directory)")
-	cmd.AddCommand(newLedgerVerifyCommand(f), newLedgerHeadCommand(f), newLedgerEntriesCommand(f), newLedgerExportCommand(f))
-	return cmd
 }
 
 func usageError(format string, args ...any) error {

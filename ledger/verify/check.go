@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash"
 	"strconv"
@@ -128,9 +129,9 @@ func (c *checker) mismatch(r *Row, chain [HashSize]byte) error {
 // checkBody decodes the entry and compares what stands beside the bytes.
 func (c *checker) checkBody(r *Row) error {
 	b := &c.body
-	switch err := b.decode(r.Canonical); err {
-	case nil:
-	case errVersion:
+	switch err := b.decode(r.Canonical); {
+	case err == nil:
+	case errors.Is(err, errVersion):
 		return breakAt(r.Seq, UnknownVersion, "version %d, kind %d: use a newer verifier", r.Canonical[0], r.Canonical[1])
 	default:
 		return breakAt(r.Seq, Hash, "%v", err)
