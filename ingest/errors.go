@@ -17,8 +17,6 @@ var (
 	errTooLarge = errors.New("ingest: body is too large")
 	// errEncoding: a body is not in the encoding that its header names.
 	errEncoding = errors.New("ingest: body is not in its stated content encoding")
-	// errBusy: MaxInFlight or MaxInFlightBytes is reached.
-	errBusy = errors.New("ingest: too many requests in flight")
 )
 
 // RuleUnavailable is the rule of a refusal that is no fault of the event: it is

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -132,15 +133,33 @@ func TestClientLeaves(t *testing.T) {
 	})
 }
 
+// readBegins is a body that says when it is first read from.
+type readBegins struct {
+	io.ReadCloser
+	once  sync.Once
+	begun chan<- struct{}
+}
+
+func (b *readBegins) Read(p []byte) (int, error) {
+	b.once.Do(func() { b.begun <- struct{}{} })
+	return b.ReadCloser.Read(p)
+}
+
 // Bodies of unknown length reserve the most they can hold, so memory is bounded
 // whatever clients do.
 func TestBodiesAreBounded(t *testing.T) {
 	e := newEdge(t, &fakeLog{}, func(o *ingest.Options) { o.MaxInFlightBytes = 2 * ingest.MaxBodyBytes })
-	server := httptest.NewServer(e.Handler())
+	begun := make(chan struct{}, 2)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = &readBegins{ReadCloser: r.Body, begun: begun}
+		e.Handler().ServeHTTP(w, r)
+	}))
 	defer server.Close()
+	answered := make(chan int, 2)
 	var writers []*io.PipeWriter
 	for range 2 {
 		pr, pw := io.Pipe()
+		defer pw.Close() // before server.Close, which waits for the requests
 		writers = append(writers, pw)
 		r, err := http.NewRequest(http.MethodPost, server.URL, pr)
 		if err != nil {
@@ -148,7 +167,6 @@ func TestBodiesAreBounded(t *testing.T) {
 		}
 		r.Header.Set("Content-Type", "application/json")
 		r.Header.Set("Authorization", "Bearer admin")
-		answered := make(chan int, 1)
 		go func() {
 			res, err := server.Client().Do(r)
 			if err != nil {
@@ -158,29 +176,26 @@ func TestBodiesAreBounded(t *testing.T) {
 			res.Body.Close()
 			answered <- res.StatusCode
 		}()
-		if _, err := pw.Write([]byte("[")); err != nil {
-			t.Fatal(err)
+		// A body is read from when it has its room.
+		select {
+		case <-begun:
+		case code := <-answered:
+			t.Fatalf("a body that never ended was answered with %d", code)
 		}
-		t.Cleanup(func() {
-			if code := <-answered; code != http.StatusBadRequest {
-				t.Errorf("a body that ended too early: %d", code)
-			}
-		})
 	}
-	// The two have begun to be read when the third finds no room. Their writers
-	// know only that the transport took the first byte, so ask until it is so.
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		w := post(e, goodJSON(1))
-		if w.Code == http.StatusServiceUnavailable {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("a third body was taken: %d", w.Code)
-		}
+	if w := post(e, goodJSON(1)); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+		t.Errorf("a third body: %d %v, want 503 and Retry-After", w.Code, w.Header())
 	}
 	for _, pw := range writers {
 		pw.Close()
+	}
+	for range writers {
+		if code := <-answered; code != http.StatusBadRequest {
+			t.Errorf("a body that ended too early: %d", code)
+		}
+	}
+	if w := post(e, goodJSON(1)); w.Code != http.StatusAccepted {
+		t.Errorf("when there is room again: %d", w.Code)
 	}
 }
 
