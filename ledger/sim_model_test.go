@@ -181,12 +181,12 @@ func (m *simModel) again() {
 	for range 1 + m.rng.IntN(3) {
 		want := m.ids[[2]string{key, list[i]}]
 		if m.rng.IntN(3) > 0 { // find the body that has this MAC
+		search:
 			for n := range int64(1000) {
 				for p := range 3 {
 					if sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d/p%d", key, list[i], n, p)) == want {
 						m.put(key, list[i], n, fmt.Sprintf("p%d", p))
-						n = 1000
-						break
+						break search
 					}
 				}
 			}

@@ -45,7 +45,6 @@ type world struct {
 	topic    ledger.Topic
 	producer *kafka.Producer
 	db       *testenv.Ledger
-	nonce    int
 }
 
 const testPartitions = 2

@@ -143,7 +143,7 @@ func benchEvents(tenants []string, partition int32, n int) []kafka.Record {
 			ProducerID: "bench", ProducerEpoch: 1, ProducerSeq: int64(i + 1), Provider: "openai", Model: "gpt-4o",
 			Operation: "chat", Region: "us-east-1", ServiceTier: "standard", Status: "ok", HTTPStatus: 200, LatencyMicros: 812_345, TTFTMicros: 210_000,
 			Team: "search", Service: "ranking-api", Environment: "production", HasContentMAC: true,
-			ContentMAC: sha256.Sum256([]byte(id[:])),
+			ContentMAC: sha256.Sum256(id[:]),
 		}
 		if i%2 == 1 {
 			e.Tenant = tenants[1+(i/2)%(len(tenants)-1)]

@@ -3,6 +3,7 @@ package clickhouse
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -138,7 +139,8 @@ func (h *httpInserter) insert(ctx context.Context, sql, token string, rows int, 
 	if err != nil {
 		h.failures.Add(1)
 		// The URL in net/http's error holds the statement; its cause does not.
-		if wrapped, ok := err.(*url.Error); ok {
+		var wrapped *url.Error
+		if errors.As(err, &wrapped) {
 			err = wrapped.Err
 		}
 		return err

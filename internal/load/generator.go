@@ -1,6 +1,7 @@
 package load
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -160,7 +161,7 @@ func (g *generator) advance() error {
 	}
 	for {
 		err := g.src.next(&g.current.call)
-		if err == errEnd {
+		if errors.Is(err, errEnd) {
 			g.ended = true
 			return nil
 		}

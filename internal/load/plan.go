@@ -26,7 +26,6 @@ type plan struct {
 	models   []plannedModel
 	profiles []plannedProfile
 	unpriced []int32 // positions of the unpriced models
-	client   int32   // number of clients, for producers
 }
 
 // plannedModel is a model with what is needed per event about it.

@@ -104,7 +104,7 @@ func (s *sender) feed(ctx context.Context, g *generator, work chan<- *batch, inF
 		}
 		b := s.batch()
 		err := g.fill(b)
-		if err != nil && err != errEnd {
+		if err != nil && !errors.Is(err, errEnd) {
 			return err
 		}
 		if len(b.items) > 0 {
@@ -120,7 +120,7 @@ func (s *sender) feed(ctx context.Context, g *generator, work chan<- *batch, inF
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err == errEnd {
+		if errors.Is(err, errEnd) {
 			inFlight.Wait() // twins become ready by acknowledgements
 			if !g.pending() || ctx.Err() != nil {
 				return nil

@@ -40,8 +40,6 @@ type fakeLedger struct {
 	conflicts  int64
 	requests   map[string]int // how often each request body came
 	tenants    map[string]bool
-	inFlight   int
-	maxFlight  int
 }
 
 func newFakeLedger(t *testing.T, o Options) *fakeLedger {
