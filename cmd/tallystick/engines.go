@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -75,7 +76,22 @@ func (e *engines) start(ctx context.Context) error {
 			return err
 		})
 	}
-	return g.Wait()
+	return startFailure(g.Wait())
+}
+
+// startFailure gives an engine that does not start its exit code: unavailable
+// where something is missing or taken, conflict where the data belongs to
+// another process, user or version.
+func startFailure(err error) error {
+	for code, causes := range map[int][]error{
+		exitUnavailable: {embedded.ErrEngineMissing, embedded.ErrWrongPlatform, embedded.ErrPortTaken, embedded.ErrNoSpace},
+		exitConflict:    {embedded.ErrDataDirInUse, embedded.ErrDataDirOwner, embedded.ErrNewerDataDir, embedded.ErrOlderDataDir},
+	} {
+		if slices.ContainsFunc(causes, func(cause error) bool { return errors.Is(err, cause) }) {
+			return &exitError{code, err}
+		}
+	}
+	return err
 }
 
 func (e *engines) startPostgres(ctx context.Context) (child, error) {

@@ -82,7 +82,7 @@ func newFaultServer(t *testing.T) *faultServer {
 			return
 		}
 		text, err := os.ReadFile(srv.log.Name())
-		t.Logf("the server's messages (%v):\n%s", err, text[max(0, len(text)-6000):])
+		t.Logf("the server's messages (%v):\n%s", err, text[max(0, len(text)-20_000):])
 	})
 	return &faultServer{smokeServer: srv, seed: 1}
 }
@@ -108,9 +108,15 @@ func engineTempDir(t *testing.T) string {
 
 func (f *faultServer) mustStart(t *testing.T) {
 	t.Helper()
-	if _, err := f.start(t.Context()); err != nil {
-		t.Fatal(err)
+	_, err := f.start(t.Context())
+	if err == nil {
+		return
 	}
+	if f.cmd != nil && !f.gone() { // it hangs: have it say where
+		_ = f.cmd.Process.Signal(syscall.SIGQUIT)
+		f.awaitEnd(t, 5*time.Second)
+	}
+	t.Fatal(err)
 }
 
 // faultLoad is a load that runs while something breaks.
@@ -283,6 +289,7 @@ func TestFaults(t *testing.T) {
 		{"kill -9 Postgres", killPostgres},
 		{"kill -9 ClickHouse", killClickHouse},
 		{"Postgres stands still", stopPostgres},
+		{"wrong use", wrongUseOfServer},
 		{"interrupt", interrupt},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, srv) }) {
