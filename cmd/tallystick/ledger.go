@@ -54,7 +54,7 @@ func newLedgerCommand() *cobra.Command {
 	}
 	f.storeFlags(verifyCmd.Flags())
 	f.storeFlags(exportCmd.Flags())
-	cmd.AddCommand(verifyCmd, headCmd, entriesCmd, exportCmd)
+	cmd.AddCommand(verifyCmd, headCmd, entriesCmd, exportCmd, newQuarantineCommand())
 	return cmd
 }
 

@@ -86,9 +86,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
-	ledgerCommand := newLedgerCommand()
-	ledgerCommand.AddCommand(newQuarantineCommand())
-	root.AddCommand(newUpCommand(), newStatusCommand(), ledgerCommand, newEmitCommand(), newSmokeCommand(), newBenchCommand(), newVersionCommand())
+	root.AddCommand(newUpCommand(), newStatusCommand(), newLedgerCommand(), newEmitCommand(), newSmokeCommand(), newBenchCommand(), newVersionCommand())
 	return root
 }
 

@@ -133,7 +133,8 @@ func (a *app) apiDeps() api.Deps {
 	}
 	if a.cfg.Target.Runs(config.TargetAPI) {
 		d.Verifier = ledgerVerifier{db: a.appDB, ring: a.ring}
-		d.Reports = reports{analytics.NewReporter(a.chReader, plan.NewCoverage(a.appDB), time.Now)}
+		reporter := analytics.NewReporter(a.chReader, plan.NewCoverage(a.appDB), time.Now)
+		d.Reports, d.Conflicts = reports{reporter}, reporter
 	}
 	return d
 }

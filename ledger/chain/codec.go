@@ -220,7 +220,7 @@ func (e *Entry) Decode(b []byte) error {
 	}
 	e.Kind = Kind(b[1])
 	d := decoder{b: b[2:]}
-	last := -1
+	last, placed := -1, 0 // placed: of the two fields that every entry has
 	for len(d.b) > 0 && !d.bad {
 		tag := d.b[0]
 		d.b = d.b[1:]
@@ -230,12 +230,18 @@ func (e *Entry) Decode(b []byte) error {
 			break
 		}
 		last = int(tag)
+		if tag == tagTopicID || tag == tagKey {
+			placed++
+		}
 		if !e.decodeField(tag, v) {
 			return fmt.Errorf("%w: field %d", ErrFormat, tag)
 		}
 	}
 	if d.bad {
 		return fmt.Errorf("%w: after field %d", ErrFormat, last)
+	}
+	if placed != 2 {
+		return fmt.Errorf("%w: no topic id or no key", ErrFormat)
 	}
 	return nil
 }
