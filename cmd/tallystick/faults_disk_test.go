@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"syscall"
 	"testing"
@@ -27,7 +28,7 @@ func TestFullLog(t *testing.T) {
 	var disk string
 	srv := startFaultServer(t, func(s *smokeServer) {
 		disk = filepath.Join(s.dataDir(), "kafka")
-		mountSmall(t, disk)
+		mountSmall(t, disk, smallDisk)
 	})
 	var p *probe
 	srv.under(t, func(t *testing.T, l *faultLoad) {
@@ -74,8 +75,68 @@ func TestFullLog(t *testing.T) {
 	srv.checkCounters(t)
 }
 
+// chaos is set where faults are tested that take longer than `make test` should.
+const chaos = "TALLYSTICK_CHAOS"
+
+// A full disk below Postgres, then one below ClickHouse: the log takes every
+// event at the first attempt, and with space again the rest catches up by itself.
+func TestFullStores(t *testing.T) {
+	if os.Getenv(chaos) == "" {
+		t.Skip("set " + chaos + "=1 to test a full disk below Postgres and ClickHouse")
+	}
+	if os.Getuid() != 0 {
+		t.Fatal("a full disk needs a small file system, and only root can mount one")
+	}
+	srv := startFaultServer(t, func(s *smokeServer) {
+		for _, store := range []string{"postgres", "clickhouse"} {
+			mountSmall(t, filepath.Join(s.dataDir(), store), 640<<20)
+		}
+	})
+	for _, store := range []string{"postgres", "clickhouse"} {
+		ok := t.Run(store, func(t *testing.T) {
+			res := srv.under(t, func(t *testing.T, l *faultLoad) {
+				logged := fileSize(t, srv.log.Name())
+				filler := filepath.Join(srv.dataDir(), store, "filler")
+				for began := time.Now(); time.Since(began) < 3*time.Second; time.Sleep(100 * time.Millisecond) {
+					fillDisk(t, filler)
+				}
+				l.awaitAcked(200)
+				if text, err := os.ReadFile(srv.log.Name()); err != nil || !fullDisk.Match(text[logged:]) {
+					t.Errorf("nobody complained of the full disk (%v)", err)
+				}
+				if err := os.Remove(filler); err != nil {
+					t.Fatal(err)
+				}
+				l.await("the server is ready again", time.Minute, func() bool { code, _ := l.ready(); return code == 200 })
+				if srv.gone() {
+					t.Fatal(srv.lastWords("the server ended by itself"))
+				}
+			})
+			if res.Retries != 0 {
+				t.Errorf("%d requests had to be sent again", res.Retries)
+			}
+		})
+		if !ok {
+			return
+		}
+	}
+	srv.checkCounters(t)
+}
+
+// fullDisk is how Postgres, Go and ClickHouse say it.
+var fullDisk = regexp.MustCompile(`(?i)no space left|could not extend|NOT_ENOUGH_SPACE|disk full`)
+
+func fileSize(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
 // mountSmall mounts a file system of its own at a folder.
-func mountSmall(t *testing.T, dir string) {
+func mountSmall(t *testing.T, dir string, size int) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		t.Fatal(err)
@@ -83,7 +144,7 @@ func mountSmall(t *testing.T, dir string) {
 	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("tallystick-test", dir, "tmpfs", 0, "size="+strconv.Itoa(smallDisk)+",mode=0711"); err != nil {
+	if err := syscall.Mount("tallystick-test", dir, "tmpfs", 0, "size="+strconv.Itoa(size)+",mode=0711"); err != nil {
 		t.Fatalf("mounting a small file system: %v", err)
 	}
 	t.Cleanup(func() {
