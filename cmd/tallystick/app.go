@@ -293,7 +293,9 @@ func (a *app) kafkaConfig() kafka.Config {
 		},
 	}
 	if a.engines.kafka != nil {
+		own := a.engines.kafka.Credentials()
 		cfg.Brokers = a.engines.kafka.Brokers()
+		cfg.SASL = kafka.SASL{Mechanism: own.Mechanism, Username: own.User, Password: own.Password}
 	}
 	return cfg
 }
