@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/tallystick/tallystick/internal/client"
+	"github.com/tallystick/tallystick/internal/embedded"
 	"github.com/tallystick/tallystick/internal/load"
 )
 
@@ -24,8 +25,10 @@ import (
 const runsTheProgram = "FAULTS_TEST_RUNS_THE_PROGRAM"
 
 // init lets this binary be the server under test: before the tests' own main,
-// which starts what they share. Its ClickHouse child is begun by TestMain.
+// which starts what they share. So does its ClickHouse child, which would else
+// run all tests again.
 func init() {
+	embedded.MaybeChild()
 	if os.Getenv(runsTheProgram) != "" {
 		main() // never returns
 	}
@@ -192,11 +195,18 @@ func (f *faultServer) checkCounters(t *testing.T) {
 	}
 }
 
-// awaitAcked waits until that many events more are acknowledged.
+// awaitAcked waits until that many events more are acknowledged, or all are.
 func (l *faultLoad) awaitAcked(more int64) {
 	l.t.Helper()
 	goal := l.acked.Load() + more
-	l.await("the load goes on", faultRecovery, func() bool { return l.acked.Load() >= goal })
+	l.await("the load goes on", faultRecovery, func() bool {
+		select {
+		case <-l.done:
+			return true // under looks at how it ended
+		default:
+			return l.acked.Load() >= goal
+		}
+	})
 }
 
 // await polls until ok.
