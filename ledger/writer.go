@@ -40,7 +40,7 @@ type Options struct {
 	// MaxTenants bounds the tenants of one commit, each of which takes a lock;
 	// default 2,000.
 	MaxTenants int
-	// Commits bounds the partitions that build and commit at once; default 3.
+	// Commits bounds the partitions that build and commit at once; default 2.
 	// While a partition waits for its turn its batch grows.
 	Commits int
 	// RetryMin and RetryMax bound the backoff after a transient failure;
@@ -56,7 +56,7 @@ func (o Options) withDefaults() Options {
 	}
 	def(&o.MaxBatchRecords, 10_000)
 	def(&o.MaxTenants, 2_000)
-	def(&o.Commits, 3)
+	def(&o.Commits, 2)
 	defDuration := func(v *time.Duration, d time.Duration) {
 		if *v <= 0 {
 			*v = d

@@ -7,7 +7,7 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultFlushInterval    = 750 * time.Millisecond
+	DefaultFlushInterval    = time.Second
 	DefaultFlushRows        = 50_000
 	DefaultMaxPlanRows      = 100_000
 	DefaultMaxPlanFrames    = 4_000
