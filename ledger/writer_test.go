@@ -365,19 +365,26 @@ func TestTwoWritersCannotFork(t *testing.T) {
 	opts := ledger.Options{MaxBatchRecords: 50, Linger: time.Millisecond, RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond}
 	a, _ := w.writer(opts)
 	b, stopB := w.writer(opts)
-	const events = 3000
-	for n := 0; n < events; n += 10 {
-		var values [][]byte
-		for i := range 10 {
-			values = append(values, usage("acme", n+i, nil))
+	events := 0
+	put := func() {
+		values := make([][]byte, 10)
+		for i := range values {
+			values[i] = usage("acme", events+i, nil)
 		}
 		w.put("acme", values...)
-		if n == events/2 {
-			stopB()
-		}
+		events += len(values)
 	}
-	if b.Stats().Counts().Entries == 0 {
-		t.Error("the second writer never wrote: nothing was contended")
+	// Nothing is contended before both have written. Each takes the partition
+	// over when it is fenced, so each gets its turn while there is something to write.
+	for deadline := time.Now().Add(time.Minute); events < 1500 || a.Stats().Counts().Entries == 0 || b.Stats().Counts().Entries == 0; {
+		if time.Now().After(deadline) {
+			t.Fatalf("after %d events the writers wrote %d and %d entries", events, a.Stats().Counts().Entries, b.Stats().Counts().Entries)
+		}
+		put()
+	}
+	stopB()
+	for end := events + 1500; events < end; {
+		put()
 	}
 	w.drain(a)
 	wantKinds(t, "acme", kinds(w.entries("acme")), fmt.Sprintf("control=1 usage=%d", events))
