@@ -70,6 +70,9 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 			state.Dependencies[i].State, state.Status, code = "unavailable", "not ready", http.StatusServiceUnavailable
 		}
 	}
+	if code != http.StatusOK {
+		w.Header().Set("Retry-After", "1")
+	}
 	s.writeState(w, r, code, state)
 }
 

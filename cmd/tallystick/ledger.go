@@ -46,7 +46,10 @@ type ledgerFlags struct {
 // newLedgerCommand is `tallystick ledger`.
 func newLedgerCommand() *cobra.Command {
 	f := &ledgerFlags{}
-	cmd := &cobra.Command{Use: "ledger", Short: "Read, verify and export ledgers", Long: ledgerLong}
+	cmd := &cobra.Command{
+		Use: "ledger", Short: "Read, verify and export ledgers", Long: ledgerLong, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
 	verifyCmd, exportCmd := newLedgerVerifyCommand(f), newLedgerExportCommand(f)
 	headCmd, entriesCmd := newLedgerHeadCommand(f), newLedgerEntriesCommand(f)
 	for _, sub := range []*cobra.Command{verifyCmd, headCmd, entriesCmd, exportCmd} {

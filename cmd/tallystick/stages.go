@@ -108,7 +108,7 @@ func (a *app) startServers(context.Context) error {
 }
 
 func (a *app) startEdge(server *api.Server, grpcServer *grpc.Server) error {
-	edge, err := ingest.New(a.edgeLog, edgeKeys{a}, a.auth, ingest.Options{
+	edge, err := ingest.New(a.edgeSink(), edgeKeys{a}, a.auth, ingest.Options{
 		Topic: a.kafkaCfg.Topics().Events, Partitions: a.topic.Partitions, EdgeID: a.edgeID(), Logger: a.log,
 		MaxInFlight: a.cfg.Limits.InFlight, MaxInFlightBytes: a.cfg.Limits.InFlightBytes,
 	})

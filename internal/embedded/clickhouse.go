@@ -2,6 +2,8 @@ package embedded
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -172,7 +174,7 @@ func lockAfterOldChild(ctx context.Context, dir string) (*dirLock, error) {
 func (c *ClickHouse) listen(run string) (*os.File, error) {
 	c.socket = filepath.Join(run, clickhouseSocket)
 	if len(c.socket) > maxSocketPath {
-		dir, err := os.MkdirTemp("", "tallystick-")
+		dir, err := shortDir(run)
 		if err != nil {
 			return nil, spaceError(fmt.Errorf("creating the folder of the ClickHouse socket: %w", err))
 		}
@@ -192,6 +194,27 @@ func (c *ClickHouse) listen(run string) (*os.File, error) {
 	l.SetUnlinkOnClose(false)
 	defer l.Close()
 	return l.File()
+}
+
+// shortDir makes a private temporary folder whose name depends on dir alone, so
+// that an engine that is started again comes back at the same address. A folder
+// of that name that somebody else made is not used.
+func shortDir(dir string) (string, error) {
+	sum := sha256.Sum256([]byte(dir))
+	short := filepath.Join(os.TempDir(), "tallystick-"+hex.EncodeToString(sum[:8]))
+	err := os.Mkdir(short, 0o700)
+	if !errors.Is(err, os.ErrExist) {
+		return short, err
+	}
+	info, err := os.Lstat(short)
+	if err != nil {
+		return "", err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || info.Mode().Perm() != 0o700 || !ok || int(owner.Uid) != os.Getuid() {
+		return os.MkdirTemp("", "tallystick-")
+	}
+	return short, nil
 }
 
 // start runs the child and waits until it says that it is ready.

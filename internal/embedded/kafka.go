@@ -59,6 +59,7 @@ type KafkaCredentials struct {
 
 // Kafka is a running broker in this process.
 type Kafka struct {
+	dir         string
 	cluster     *kfake.Cluster
 	brokers     []string
 	credentials KafkaCredentials
@@ -97,7 +98,7 @@ func StartKafka(ctx context.Context, opt KafkaOptions) (_ *Kafka, err error) {
 	if err := os.MkdirAll(logDir, 0o700); err != nil {
 		return nil, spaceError(fmt.Errorf("creating the Kafka directory: %w", err))
 	}
-	k := &Kafka{}
+	k := &Kafka{dir: opt.DataDir}
 	if k.lock, err = lockDir(opt.DataDir); err != nil {
 		return nil, err
 	}
@@ -239,4 +240,15 @@ func (l kafkaLogger) Logf(level kfake.LogLevel, format string, args ...any) {
 	case kfake.LogLevelWarn:
 		l.logger.Warn("engine message", "line", fmt.Sprintf(format, args...))
 	}
+}
+
+// minLogRoom is the space below which the broker is to take nothing more: a
+// write that fails half way may leave a producer's sequence ahead of the log.
+const minLogRoom = 16 << 20
+
+// Room reports whether the broker's file system has space for more records. It
+// asks the system; callers on a hot path ask now and then.
+func (k *Kafka) Room() bool {
+	free, err := freeBytes(k.dir)
+	return err != nil || free >= minLogRoom
 }
