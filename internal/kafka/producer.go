@@ -13,7 +13,7 @@ import (
 
 // Defaults of [ProducerOptions].
 const (
-	DefaultLinger             = 3 * time.Millisecond
+	DefaultLinger             = 5 * time.Millisecond
 	DefaultMaxBufferedRecords = 200_000
 	DefaultMaxBufferedBytes   = 128 << 20
 	DefaultDeliveryTimeout    = 15 * time.Second
