@@ -26,7 +26,7 @@ const produceRequestTimeout = 5 * time.Second
 // ProducerOptions bound a producer. The zero value of a field means its default.
 type ProducerOptions struct {
 	// Linger is how long a partition waits for more records before it sends;
-	// default 3 ms. Batching is what makes fsync and replication cheap.
+	// default 5 ms. Batching is what makes fsync and replication cheap.
 	Linger time.Duration
 	// MaxBufferedRecords and MaxBufferedBytes bound what was accepted and is
 	// not yet acknowledged, in sum over all calls; default 200,000 and 128 MiB.
