@@ -10,6 +10,10 @@ var (
 	// ErrFenced says that another writer owns the partition, or that a head
 	// moved under us. The caller throws its state away and assigns anew.
 	ErrFenced = errors.New("ledger: fenced by another writer")
+	// ErrExists is ErrFenced for a row that the batch wanted to make and that is
+	// there already. When it comes again and again nobody else is writing: then
+	// the ledger, or this program, is not what it should be, and the partition halts.
+	ErrExists = fmt.Errorf("%w: a row of the batch exists already", ErrFenced)
 	// ErrTopicChanged says that the stored offsets belong to another topic or to
 	// another number of partitions. Nobody resets that by itself.
 	ErrTopicChanged = errors.New("ledger: stored offsets belong to another topic")

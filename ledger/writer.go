@@ -104,11 +104,17 @@ func (w *Writer) RunPartition(ctx context.Context, topic Topic, partition int32,
 	log := w.log.With(slog.Int64("partition", int64(partition)))
 	backoff := w.opts.RetryMin
 	var narrow narrowing
+	exists := 0 // how often in a row a commit met rows that were there already
 	for {
 		started := time.Now()
 		err := w.runOnce(ctx, topic, partition, src, narrow, log)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if exists++; !errors.Is(err, ErrExists) {
+			exists = 0
+		} else if exists >= maxExists {
+			err = fmt.Errorf("%w: %w", ErrRefused, err)
 		}
 		if Halts(err) {
 			if narrow.narrower(err) {
@@ -127,6 +133,10 @@ func (w *Writer) RunPartition(ctx context.Context, topic Topic, partition int32,
 		backoff = min(2*backoff, w.opts.RetryMax)
 	}
 }
+
+// maxExists is how often in a row a batch may meet rows that exist already. One
+// is what a writer sees that took over while the last owner's commit was under way.
+const maxExists = 5
 
 // Halts reports whether the error is one that waiting cannot mend.
 func Halts(err error) bool {

@@ -234,15 +234,9 @@ func (s *smokeServer) lastWords(what string) error {
 // descendants are the processes below a process. Every thread lists the ones
 // that it started. Elsewhere than on Linux there are none to be seen.
 func descendants(pid int) []int {
-	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid)) // the pattern is right
 	var all []int
-	for _, list := range lists {
-		text, _ := os.ReadFile(list) // gone: the thread ended
-		for _, f := range strings.Fields(string(text)) {
-			if p, err := strconv.Atoi(f); err == nil {
-				all = append(append(all, p), descendants(p)...)
-			}
-		}
+	for _, c := range childrenOf(pid) {
+		all = append(append(all, c), descendants(c)...)
 	}
 	return all
 }

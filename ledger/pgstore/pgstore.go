@@ -260,7 +260,7 @@ func classify(err error) error {
 	case errors.As(err, &pg) && pg.Code == "23505":
 		// The unique index is the backstop behind the dedupe read. That it spoke
 		// means that somebody else wrote, or that we are wrong: read anew.
-		return fmt.Errorf("%w: %w", ledger.ErrFenced, err)
+		return fmt.Errorf("%w: %w", ledger.ErrExists, err)
 	case postgres.Permanent(err), postgres.IsNoRows(err):
 		return fmt.Errorf("%w: %w", ledger.ErrRefused, err)
 	default:
