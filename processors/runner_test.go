@@ -125,23 +125,26 @@ func TestKilledAtEveryStep(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newWorld(3)
 					p := start(w, quick, func(l *life) { l.kill, l.after = step, after }, 0, 1, 2)
-					for n := range 8 {
+					defer func() { p.end() }() // of the process that lives then
+					// It gets work until it has made all of its operations.
+					for n, died := 0, false; !died; n++ {
+						if n == 300 {
+							t.Fatalf("the process made only %d operations", p.ops.Load())
+						}
 						for id := range int32(3) {
 							w.publish(id, w.commit(id, 2, n%3))
 						}
-						time.Sleep(200 * time.Millisecond)
-					}
-					select {
-					case <-p.died:
-					case <-time.After(time.Minute):
-						t.Fatalf("the process made only %d operations", p.ops.Load())
+						select {
+						case <-p.died:
+							died = true
+						case <-time.After(200 * time.Millisecond):
+						}
 					}
 					p.end()
 					if w.check() == nil {
 						t.Log("killed when all was stored")
 					}
 					p = start(w, quick, nil, 0, 1, 2)
-					defer p.end()
 					mustSettle(t, w)
 				})
 			})
