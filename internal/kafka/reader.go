@@ -65,6 +65,7 @@ type Reader struct {
 	end       int64
 	next      int64 // the offset that must come next
 	err       error // the first error that halts; for ever
+	missing   int   // answers in a row by which there is no such topic
 
 	fetched []*kgo.Record
 	out     []Record
@@ -85,6 +86,9 @@ func OpenReader(ctx context.Context, cfg Config, topic string, partition int32, 
 		kgo.FetchMaxWait(fetchMaxWait),
 		kgo.FetchMaxBytes(int32(opts.MaxFetchBytes)),
 		kgo.FetchMaxPartitionBytes(int32(opts.MaxFetchBytes)),
+		// Without this a reader whose topic is deleted before the client's first
+		// metadata waits for ever: an unknown topic is a retryable error.
+		kgo.KeepRetryableFetchErrors(),
 		// Control records are kept so that offsets can be checked for holes.
 		kgo.KeepControlRecords(),
 		kgo.WithPools(&fetchPool{}),
@@ -143,6 +147,9 @@ func (r *Reader) listed(all kadm.ListedOffsets, err error) (int64, error) {
 	}
 	return o.Offset, nil
 }
+
+// missingAnswers are at least a second apart from first to last.
+const missingAnswers = 5
 
 // Topic is the topic as it was when the reader was opened; store its ID with
 // the offset.
@@ -243,7 +250,9 @@ func (r *Reader) collect(fetches kgo.Fetches) error {
 //
 // "Unknown topic id" comes for a moment from brokers that have not heard of a
 // topic yet, and for ever from a topic that is gone: the cluster's metadata
-// decides, and tells a deleted topic from a recreated one.
+// decides, and tells a deleted topic from a recreated one. It must say that
+// there is no such topic missingAnswers times, because the broker that answers
+// may be one of those.
 func (r *Reader) halting(ctx context.Context, err error) error {
 	wrap := func(err error) error {
 		return fmt.Errorf("topic %s partition %d offset %d: %w", r.topic, r.partition, r.next, err)
@@ -257,10 +266,14 @@ func (r *Reader) halting(ctx context.Context, err error) error {
 		info, ok := infos[r.topic]
 		switch {
 		case !ok:
+			if r.missing++; r.missing < missingAnswers {
+				return nil
+			}
 			return wrap(ErrUnknownTopic)
 		case info.ID != r.info.ID:
 			return wrap(fmt.Errorf("%w: opened as %x, now %x", ErrTopicChanged, r.info.ID, info.ID))
 		}
+		r.missing = 0
 		return nil
 	}
 	if t := translate(err); Halts(t) {
