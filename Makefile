@@ -72,6 +72,10 @@ test/kafka3: engines web ## the same on three brokers with replication 3, and ki
 test/servers: engines web ## run the store suites on a Debian Postgres (apt-get install postgresql)
 	@deploy/postgres/with-postgres -- $(GOTEST) test/servers -count=1 -timeout 15m $(SIMULATED) $(call packages,$(SERVER_SUITE))
 
+.PHONY: test/chaos
+test/chaos: engines web ## kill, stop and fill the disks below the engines of the whole program (needs root)
+	@TALLYSTICK_CHAOS=1 $(GOTEST) test/chaos -count=1 -timeout 15m -run '^Test(Full|Faults)' ./cmd/tallystick
+
 .PHONY: test/web
 test/web: web ## test the dashboard's code, and the page in a browser (needs Chromium)
 	@cd api/web && npm test --silent
