@@ -1,4 +1,4 @@
-// Genbuiltin writes the built-in price book from LiteLLM's price list.
+// Command genbuiltin writes the built-in price book from LiteLLM's price list.
 //
 // It selects the models of models.go, keeps every regional row of them, turns dated names
 // with the very same prices into aliases and those with other prices into rows, and writes
