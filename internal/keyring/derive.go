@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
@@ -15,21 +16,63 @@ type Purpose string
 
 // The purposes that exist. The package comment gives their derivations.
 const (
-	MAC       Purpose = "mac"       // HMAC of ledger entries, by key epoch
-	Dedupe    Purpose = "dedupe"    // content_mac of events, epoch 0
-	Pseudonym Purpose = "pseudonym" // pseudonyms of persons, epoch 0
+	// Of the integrity root, which proves.
+	MAC        Purpose = "mac"        // HMAC of ledger entries, by key epoch
+	Dedupe     Purpose = "dedupe"     // content_mac of events, epoch 0
+	Pseudonym  Purpose = "pseudonym"  // pseudonyms of persons, epoch 0
+	Checkpoint Purpose = "checkpoint" // Ed25519 seed of checkpoints, by its own epoch
+	Audit      Purpose = "audit"      // HMAC of audit rows, by its own epoch
+
+	// Of the sealing root, which hides. They share one epoch per tenant, and
+	// their keys never leave this package: Seal and Open use them.
+	SealTags    Purpose = "seal-tags"    // confidential tags in entries
+	SealSubject Purpose = "seal-subject" // identities of persons
+	SealSecret  Purpose = "seal-secret"  // secrets that a tenant gave us
 )
+
+// seals reports that the purpose's keys come from the sealing root.
+func (p Purpose) seals() bool { return p == SealTags || p == SealSubject || p == SealSecret }
 
 // valid says which epochs a purpose may be derived for.
 func (p Purpose) valid(epoch uint32) bool {
 	switch p {
-	case MAC:
+	case MAC, Checkpoint, Audit:
 		return true
 	case Dedupe, Pseudonym:
 		return epoch == 0
 	default:
 		return false
 	}
+}
+
+// Epoch is the active epoch of a purpose: the one that new MACs, signatures and
+// seals are made under. It is 0 for purposes that have no epochs, and for a
+// tenant without keys. Another process may move it at any time, so whoever
+// signs asks each time.
+func (r *Ring) Epoch(id tenant.ID, p Purpose) uint32 {
+	if p == Dedupe || p == Pseudonym || !r.Has(id) {
+		return 0
+	}
+	return 1
+}
+
+// SigningKey is the key that signs checkpoints of one epoch: Ed25519 with the
+// derived key of Checkpoint as its seed. Errors: those of Derive.
+func (r *Ring) SigningKey(id tenant.ID, epoch uint32) (ed25519.PrivateKey, error) {
+	seed, err := r.Derive(id, Checkpoint, epoch)
+	if err != nil {
+		return nil, err
+	}
+	return ed25519.NewKeyFromSeed(seed[:]), nil
+}
+
+// VerifyKey is the public half of SigningKey, for any epoch that has been.
+func (r *Ring) VerifyKey(id tenant.ID, epoch uint32) (ed25519.PublicKey, error) {
+	key, err := r.SigningKey(id, epoch)
+	if err != nil {
+		return nil, err
+	}
+	return key.Public().(ed25519.PublicKey), nil
 }
 
 // Derive gives a tenant's key for a purpose and key epoch. It costs a few

@@ -21,6 +21,12 @@ var (
 	ErrCorrupt = errors.New("keyring: key file is damaged")
 	// ErrPurpose says that a derivation was asked for that does not exist.
 	ErrPurpose = errors.New("keyring: unknown purpose or epoch")
+	// ErrDestroyed says that the tenant's sealing root was destroyed: what was
+	// sealed under it is gone for good, and nothing is sealed any more.
+	ErrDestroyed = errors.New("keyring: the tenant's sealing root is destroyed")
+	// ErrSealed says that sealed bytes do not open: they were changed, belong to
+	// another tenant, purpose or place, or are of a form this program does not know.
+	ErrSealed = errors.New("keyring: sealed value does not open")
 	// ErrReadOnly says that a ring from OpenExisting was asked to create keys.
 	ErrReadOnly = errors.New("keyring: opened read-only")
 )

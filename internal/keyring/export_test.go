@@ -34,3 +34,16 @@ func SampleLog() []byte {
 	b, _ = appendRecord(b, []rootKey{newRoot(kindIntegrity, "acme"), newRoot(kindSealing, "acme")}, w)
 	return b
 }
+
+// XAESSeal is the cipher with a nonce that a test chooses.
+func XAESSeal(key [KeyBytes]byte, nonce, text, aad []byte) ([]byte, error) {
+	x, err := newXAES(key)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := x.message(nonce)
+	if err != nil {
+		return nil, err
+	}
+	return aead.Seal(nil, nonce[xaesPrefixBytes:], text, aad), nil
+}

@@ -16,13 +16,25 @@
 //	info   = "tallystick/" ‖ purpose ‖ 0x00 ‖ tenant ‖ 0x00 ‖ epoch
 //
 // where HKDF is RFC 5869 (no salt means 32 zero bytes), purpose and tenant are
-// their ASCII bytes, and epoch is an unsigned 32-bit big-endian number. All
-// three purposes below use the integrity root:
+// their ASCII bytes, and epoch is an unsigned 32-bit big-endian number:
 //
-//	purpose      epoch              used for
-//	"mac"        the key epoch, ≥ 0 HMAC-SHA256 of ledger entries
-//	"dedupe"     always 0           content_mac of an event, never rotated
-//	"pseudonym"  always 0           keyed pseudonyms of persons
+//	purpose         root       epoch              used for
+//	"mac"           integrity  the key epoch, ≥ 0 HMAC-SHA256 of ledger entries
+//	"dedupe"        integrity  always 0           content_mac of an event, never rotated
+//	"pseudonym"     integrity  always 0           keyed pseudonyms of persons
+//	"checkpoint"    integrity  its own            seed of the Ed25519 key of checkpoints
+//	"audit"         integrity  its own            HMAC-SHA256 of audit rows
+//	"seal-tags"     sealing    the sealing epoch  confidential tags in entries
+//	"seal-subject"  sealing    the sealing epoch  identities of persons
+//	"seal-secret"   sealing    the sealing epoch  secrets that a tenant gave us
+//
+// # Sealed values
+//
+// Seal and Open use XAES-256-GCM (c2sp.org/XAES-256-GCM) under the sealing keys:
+//
+//	sealed = 0x01 ‖ sealing epoch u32 ‖ nonce (24) ‖ ciphertext ‖ tag (16)
+//	AAD    = 0x01 ‖ field × 5 (purpose, tenant, table, column, row)
+//	field  = length u32 ‖ bytes
 //
 // # Files
 //
@@ -93,6 +105,7 @@ type Ring struct {
 
 	mu      sync.RWMutex // protects what follows
 	tenants map[tenant.ID]*roots
+	sealers map[sealKey]*sealer
 	context [KeyBytes]byte
 	hasCtx  bool
 }
@@ -121,7 +134,7 @@ func open(dir string, log *slog.Logger, write bool) (_ *Ring, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Ring{log: log, file: f, tenants: map[tenant.ID]*roots{}}
+	r := &Ring{log: log, file: f, tenants: map[tenant.ID]*roots{}, sealers: map[sealKey]*sealer{}}
 	defer func() {
 		if err != nil {
 			_ = f.close()
