@@ -22,6 +22,7 @@ import (
 	"github.com/tallystick/tallystick/internal/load"
 	"github.com/tallystick/tallystick/internal/oracle"
 	"github.com/tallystick/tallystick/internal/pricing"
+	"github.com/tallystick/tallystick/internal/testenv"
 )
 
 // yes is a server that accepts everything; on each batch it calls then.
@@ -164,7 +165,7 @@ func TestEmitAgreesWithEdgeAndPriceBook(t *testing.T) {
 		"servegen_deepseek_r1_24h_requests", "servegen_m_large_14d_1of300_requests", "azure_llm_2023_code",
 		"azure_llm_2023_conv", "mooncake_synthetic_requests",
 	} {
-		loads = append(loads, load.Options{Trace: llmTrace(t, name), Events: 3_000})
+		loads = append(loads, load.Options{Trace: testenv.Data(t, "llm/"+name+".csv.zst"), Events: 3_000})
 	}
 	book := pricing.Builtin()
 	for _, o := range loads {
@@ -206,19 +207,6 @@ func cmpOr(base, none, otherwise string) string {
 		return otherwise
 	}
 	return base
-}
-
-func llmTrace(t *testing.T, name string) string {
-	t.Helper()
-	dir := os.Getenv("TALLYSTICK_DATA")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "..", "shared", "data")
-	}
-	path := filepath.Join(dir, "llm", name+".csv.zst")
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("the data pack is missing (set TALLYSTICK_DATA): %v", err)
-	}
-	return path
 }
 
 // readAsEdge is what the edge does with an event before it looks at tenants:

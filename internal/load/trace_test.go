@@ -9,21 +9,14 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/tallystick/tallystick/internal/testenv"
 	"github.com/tallystick/tallystick/internal/tokens"
 )
 
 // dataFile is a file of the development data pack.
 func dataFile(t testing.TB, name string) string {
 	t.Helper()
-	dir := os.Getenv("TALLYSTICK_DATA")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "..", "shared", "data")
-	}
-	path := filepath.Join(dir, "llm", name)
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("the data pack is missing (set TALLYSTICK_DATA): %v", err)
-	}
-	return path
+	return testenv.Data(t, "llm/"+name)
 }
 
 const (

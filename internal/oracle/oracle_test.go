@@ -6,29 +6,21 @@ import (
 	"math"
 	"math/big"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
 	"pgregory.net/rapid"
 
+	"github.com/tallystick/tallystick/internal/testenv"
 	"github.com/tallystick/tallystick/internal/tokens"
 )
-
-// dataDir is the development data pack.
-func dataDir() string {
-	if d := os.Getenv("TALLYSTICK_DATA"); d != "" {
-		return d
-	}
-	return filepath.Join("..", "..", "..", "shared", "data")
-}
 
 // priceFile reads the published price list with its numbers as text.
 func priceFile(t *testing.T) map[string]map[string]any {
 	t.Helper()
-	f, err := os.Open(filepath.Join(dataDir(), "prices", "litellm_model_prices_2026-08-01.json.zst"))
+	f, err := os.Open(testenv.Data(t, "prices/litellm_model_prices_2026-08-01.json.zst"))
 	if err != nil {
-		t.Fatalf("the data pack is missing (set TALLYSTICK_DATA): %v", err)
+		t.Fatal(err)
 	}
 	defer f.Close()
 	z, err := zstd.NewReader(f)

@@ -40,7 +40,6 @@ type Engine struct {
 	mu     sync.Mutex // protects the fields below
 	idle   []*connection
 	serial uint64 // of connections, for their tags
-	closed bool
 }
 
 // Open loads the library and starts the engine on cfg.DataDir. The caller must
@@ -181,9 +180,6 @@ func (l *lease) release() {
 func (e *Engine) keepIdle(c *connection) (dropped *connection) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed {
-		return c
-	}
 	e.idle = append(e.idle, c)
 	if len(e.idle) > maxIdleConnections {
 		dropped, e.idle = e.idle[0], append(e.idle[:0], e.idle[1:]...)
@@ -198,20 +194,4 @@ func (e *Engine) kill(tag string) {
 	defer e.controlMu.Unlock()
 	// The outcome does not matter: the query may have ended by itself.
 	_, _ = e.control.exec("KILL QUERY WHERE Settings['log_comment'] = "+quoteString(tag)+" ASYNC", "Null", nil)
-}
-
-// Close ends every connection. Every lease must have been released, and the
-// process should then end: the engine cannot be opened twice in one. What was
-// acknowledged is on disk already; nothing is lost without Close.
-func (e *Engine) Close() {
-	e.mu.Lock()
-	idle := e.idle
-	e.idle, e.closed = nil, true
-	e.mu.Unlock()
-	for _, c := range idle {
-		c.close()
-	}
-	e.controlMu.Lock()
-	defer e.controlMu.Unlock()
-	e.control.close()
 }
