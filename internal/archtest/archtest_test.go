@@ -138,6 +138,12 @@ func TestForbiddenImportsAreFound(t *testing.T) {
 		{"verifier imports the format's code", "ledger/verify/a.go", own("ledger/chain"), "shares no code"},
 		{"verifier's test compares", "ledger/verify/a_test.go", own("ledger/chain"), ""},
 		{"money imports a library", "internal/money/a.go", "golang.org/x/sys/unix", "everything imports it"},
+		{"broken hash", "ledger/a.go", "crypto/sha1", "it is broken"},
+		{"guessable numbers", "internal/authn/a.go", "math/rand/v2", "lives in internal/load"},
+		{"seeded load", "internal/load/a.go", "math/rand/v2", ""},
+		{"child process", "api/a.go", "os/exec", "embedded engines"},
+		{"child process in a test", "api/a_test.go", "os/exec", ""},
+		{"profiler", "cmd/tallystick/a.go", "net/http/pprof", "a door"},
 		{"generated types import us", "api/gen/tallystick/v1/a.go", own("internal/money"), "a leaf"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

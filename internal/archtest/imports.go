@@ -138,7 +138,7 @@ func (t *Tree) Imports() []Violation {
 // forbidden says why the file may not import to, or nothing.
 func forbidden(f *File, to string) (reason string) {
 	for _, rule := range []func(*File, string) string{
-		stageRule, handOverRule, internalRule, driverRule, cmdRule, testenvRule, edgeRules,
+		stageRule, handOverRule, internalRule, driverRule, cmdRule, testenvRule, edgeRules, dangerousRule,
 	} {
 		if reason := rule(f, to); reason != "" {
 			return reason
