@@ -7,10 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -191,7 +188,7 @@ func (r *benchRun) startLedger(ctx context.Context, b *benchDB) *ledgerBench {
 	lb := &ledgerBench{r: r, b: b, done: make(chan error, benchPartitions)}
 	ctx, lb.cancel = context.WithCancel(ctx)
 	topic := ledger.Topic{ID: [16]byte{1}, Partitions: benchPartitions}
-	lb.writer = ledger.NewWriter(b.store, benchKeys{}, nowhere{}, kafka.Topics{}, ledger.Options{MaxBatchRecords: benchBatch}, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	lb.writer = ledger.NewWriter(b.store, benchKeys{}, nowhere{}, kafka.Topics{}, ledger.Options{MaxBatchRecords: benchBatch}, warnings())
 	for p := range int32(benchPartitions) {
 		l := &lane{partition: p, tenants: benchTenants(p, benchPartitions, 20), feed: newFeed()}
 		lb.lanes[p] = l
@@ -339,11 +336,11 @@ func newCopyBaseline(ctx context.Context, b *benchDB) (*copyBaseline, error) {
 	return &copyBaseline{b: b}, err
 }
 
-// capture is a Store that keeps what a commit would write and stores nothing.
+// capture is a Store that passes on what a commit would write, and stores
+// nothing.
 type capture struct {
 	ledger.Store
-	mu            sync.Mutex
-	entries, keys [][]byte
+	commit func(*ledger.Batch)
 }
 
 func (c *capture) Assign(context.Context, ledger.Topic, int32) (ledger.State, error) {
@@ -353,45 +350,52 @@ func (c *capture) Heads(context.Context, []string) ([]ledger.Head, error)       
 func (c *capture) Known(context.Context, []ledger.KeyRef) ([]ledger.KnownKey, error) { return nil, nil }
 func (c *capture) Published(context.Context, int32, int64, int64) error              { return nil }
 func (c *capture) Commit(_ context.Context, b *ledger.Batch) error {
-	entries, keys := pgstore.EncodeCopy(b)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.entries, c.keys = append(c.entries, entries), append(c.keys, keys)
+	c.commit(b)
 	return nil
 }
 
-// prepare makes the COPY streams of n batches by the ledger's own code.
-func (c *copyBaseline) prepare(ctx context.Context, n int) (entries, keys [][]byte, err error) {
-	store := &capture{}
-	w := ledger.NewWriter(store, benchKeys{}, nowhere{}, kafka.Topics{}, ledger.Options{MaxBatchRecords: benchBatch}, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+// write has the ledger's own code make the controls of the tenants in a commit
+// of their own, and then some batches of events.
+func (c *capture) write(ctx context.Context, tenants []string, batches int) error {
+	w := ledger.NewWriter(c, benchKeys{}, nowhere{}, kafka.Topics{}, ledger.Options{MaxBatchRecords: benchBatch}, warnings())
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c.n++ // tenants of its own in each block, so that numbers do not repeat
-	var ids []string
-	for i := 0; len(ids) < 20; i++ {
-		ids = append(ids, fmt.Sprintf("base-%d-%d", c.n, i))
-	}
-	l := &lane{tenants: ids, feed: newFeed()}
-	topic := ledger.Topic{ID: [16]byte{2}, Partitions: 1}
+	l := &lane{tenants: tenants, feed: newFeed()}
 	done := make(chan error, 1)
-	go func() { done <- w.RunPartition(ctx, topic, 0, l.feed) }()
+	go func() { done <- w.RunPartition(ctx, ledger.Topic{ID: [16]byte{2}, Partitions: 1}, 0, l.feed) }()
 	lb := &ledgerBench{writer: w}
 	for i := range lb.lanes {
 		lb.lanes[i] = l
 	}
 	lb.push(l, benchControls(l))
 	if err := lb.wait(ctx); err != nil {
-		return nil, nil, err
+		return err
 	}
-	controls := len(store.entries)
-	for range n {
-		lb.push(l, benchEvents(ids, 0, benchBatch))
+	for range batches {
+		lb.push(l, benchEvents(tenants, 0, benchBatch))
 	}
 	if err := lb.wait(ctx); err != nil {
-		return nil, nil, err
+		return err
 	}
 	cancel()
-	return store.entries[controls:], store.keys[controls:], <-done
+	return <-done
+}
+
+// prepare makes the COPY streams of n batches by the ledger's own code.
+func (c *copyBaseline) prepare(ctx context.Context, n int) (entries, keys [][]byte, err error) {
+	store := &capture{commit: func(b *ledger.Batch) {
+		e, k := pgstore.EncodeCopy(b)
+		entries, keys = append(entries, e), append(keys, k)
+	}}
+	c.n++ // tenants of its own in each block, so that numbers do not repeat
+	var ids []string
+	for i := range 20 {
+		ids = append(ids, fmt.Sprintf("base-%d-%d", c.n, i))
+	}
+	if err := store.write(ctx, ids, n); err != nil {
+		return nil, nil, err
+	}
+	return entries[1:], keys[1:], nil // without the controls
 }
 
 func (c *copyBaseline) block(ctx context.Context, n int) (sample, error) {
