@@ -18,7 +18,8 @@ import sys
 KINDS = {1: "usage", 2: "rejected", 3: "correction", 4: "control", 5: "counters", 6: "declared_loss"}
 CLASSES = ["input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "reasoning",
            "audio_input", "audio_output", "image_input", "image_output"]
-MONEY, REJECTED, CONTROL, COUNTERS = ("usage", "correction"), ("rejected",), ("control",), ("counters",)
+MONEY, CORRECTION, REJECTED = ("usage", "correction"), ("correction",), ("rejected",)
+CONTROL, COUNTERS = ("control",), ("counters",)
 FIELDS = {  # tag: name, form, kinds (None: all)
     1: ("event_id", "text", None), 2: ("tenant_id", "text", None), 3: ("occurred_at", "time", None),
     4: ("producer_id", "text", None), 5: ("producer_epoch", "uint", None), 6: ("producer_seq", "uint", None),
@@ -31,12 +32,15 @@ FIELDS = {  # tag: name, form, kinds (None: all)
     31: ("service", "text", None), 32: ("feature", "text", None), 33: ("agent", "text", None), 34: ("user", "text", None),
     35: ("end_customer", "text", None), 36: ("environment", "text", None), 37: ("tags", "tags", None),
     40: ("decision_action", "text", None), 41: ("decision_policy", "text", None), 42: ("decision_reason", "text", None),
+    43: ("corrects", "text", None), 45: ("correction_reason", "text", None),
     50: ("received_at", "time", None), 51: ("content_mac", "bytes32", None), 52: ("user_pseudonym", "text", None),
-    53: ("mapping_version", "uint", None),
+    53: ("mapping_version", "uint", None), 54: ("sealed_tags", "bytes", None),
     64: ("seq", "uint", None), 65: ("topic_id", "bytes16", None), 66: ("partition", "uint31", None),
     67: ("offset", "uint", None), 68: ("key", "bytes16", None),
     70: ("cost", "int64", MONEY), 71: ("price_book", "hash", MONEY), 72: ("price_row", "text", MONEY),
     73: ("unpriced_reason", "text", MONEY), 74: ("pricing_version", "uint", MONEY),
+    75: ("estimated_delta", "delta", CORRECTION), 76: ("token_deltas", "token_deltas", CORRECTION),
+    77: ("corrects_seq", "uint", CORRECTION), 78: ("net_cost", "int64", CORRECTION), 79: ("unpriced_delta", "delta", CORRECTION),
     80: ("reject_reason", "text", REJECTED), 81: ("reject_field", "text", REJECTED),
     82: ("body_hash", "hash", REJECTED), 83: ("body_size", "uint", REJECTED),
     90: ("control_kind", "text", CONTROL), 91: ("control_version", "text", CONTROL), 92: ("control_hash", "hash", CONTROL),
@@ -170,14 +174,18 @@ def nonempty(v):
     return v
 
 
-def tokens(v):
+def delta(v):
+    return int.from_bytes(nonzero(fixed(v, 8), "a difference"), "big", signed=True)
+
+
+def tokens(v, number=uint):
     out, at, last = {}, 0, 0
     while at < len(v):
         cls = v[at]
         if not last < cls <= len(CLASSES):
             raise Format("classes of tokens are out of order or unknown")
         n, at = read_value(v, at + 1)
-        out[CLASSES[cls - 1]] = uint(n)
+        out[CLASSES[cls - 1]] = number(n)
         last = cls
     return nonempty(out)
 
@@ -188,11 +196,11 @@ def flag(v):
 
 
 DECODE = {
-    "text": nonempty, "uint": uint, "uint31": lambda v: uint(v, (1 << 31) - 1), "flag": flag,
+    "text": nonempty, "bytes": nonempty, "uint": uint, "uint31": lambda v: uint(v, (1 << 31) - 1), "flag": flag,
     "time": lambda v: int.from_bytes(nonzero(fixed(v, 8), "a time"), "big", signed=True),
     "int64": lambda v: int.from_bytes(fixed(v, 8), "big", signed=True),
     "hash": lambda v: nonzero(fixed(v, 32), "a hash"), "bytes32": lambda v: fixed(v, 32), "bytes16": lambda v: fixed(v, 16),
-    "tokens": tokens, "tags": lambda v: pairs(v, read_value), "reasons": lambda v: pairs(v, read_leb128),
+    "delta": delta, "token_deltas": lambda v: tokens(v, delta), "tokens": tokens, "tags": lambda v: pairs(v, read_value), "reasons": lambda v: pairs(v, read_leb128),
 }
 
 
@@ -220,10 +228,12 @@ def decode(b):
 
 
 ENCODE = {
-    "text": lambda v: v, "uint": minimal, "uint31": minimal, "flag": lambda v: b"",
+    "text": lambda v: v, "bytes": lambda v: v, "uint": minimal, "uint31": minimal, "flag": lambda v: b"",
     "time": lambda v: v.to_bytes(8, "big", signed=True), "int64": lambda v: v.to_bytes(8, "big", signed=True),
     "hash": lambda v: v, "bytes32": lambda v: v, "bytes16": lambda v: v,
     "tokens": lambda v: b"".join(bytes([i + 1]) + leb128(len(minimal(v[c]))) + minimal(v[c]) for i, c in enumerate(CLASSES) if v.get(c)),
+    "delta": lambda v: v.to_bytes(8, "big", signed=True),
+    "token_deltas": lambda v: b"".join(bytes([i + 1, 8]) + v[c].to_bytes(8, "big", signed=True) for i, c in enumerate(CLASSES) if v.get(c)),
     "tags": lambda v: b"".join(leb128(len(k)) + k + leb128(len(v[k])) + v[k] for k in sorted(v)),
     "reasons": lambda v: b"".join(leb128(len(k)) + k + leb128(v[k]) for k in sorted(v)),
 }
@@ -349,11 +359,11 @@ def parse_fields(text):
             entry["kind"] = value
         elif form == "text":
             entry[name] = value.encode()
-        elif form in ("uint", "uint31", "time", "int64"):
+        elif form in ("uint", "uint31", "time", "int64", "delta"):
             entry[name] = int(value)
         elif form == "flag":
             entry[name] = True
-        elif form == "tokens":
+        elif form in ("tokens", "token_deltas"):
             entry.setdefault(name, {})[member] = int(value)
         elif form == "tags":
             entry.setdefault(name, {})[member.encode()] = value.encode()

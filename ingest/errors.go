@@ -9,6 +9,9 @@ var (
 	// errNoUsableKey: the tenant exists but its keys cannot be had now. Nothing
 	// of it can be accepted; the producer comes again.
 	errNoUsableKey = errors.New("ingest: no usable key")
+	// errUnknownSetting: which tags the tenant keeps confidential cannot be had
+	// now. An event with tags of it cannot be accepted; the producer comes again.
+	errUnknownSetting = errors.New("ingest: the tenant's confidential tags are not known")
 	// errTooManyEvents: a request or frame holds more than MaxEvents.
 	errTooManyEvents = errors.New("ingest: more than 1000 events")
 	// errNoEvents: a request holds no event.

@@ -81,7 +81,8 @@ func failAll(results []kafka.Result, err error) error {
 	return err
 }
 
-// fakeKeys knows the tenants acme, umbrella and locked; the keys of locked
+// fakeKeys knows the tenants acme, umbrella, erased and locked; the sealing key
+// of erased is destroyed, and the keys of locked
 // cannot be had.
 type fakeKeys struct{}
 
@@ -91,11 +92,23 @@ func (fakeKeys) Derive(id tenant.ID, p keyring.Purpose, epoch uint32) ([keyring.
 	switch id {
 	case "locked":
 		return [keyring.KeyBytes]byte{}, errKeyService
-	case "acme", "umbrella":
+	case "acme", "umbrella", "erased":
 		return sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d", id, p, epoch)), nil
 	default:
 		return [keyring.KeyBytes]byte{}, keyring.ErrNoKey
 	}
+}
+
+// Seal of the fake turns every byte around and says what it was bound to.
+func (fakeKeys) Seal(dst []byte, id tenant.ID, p keyring.Purpose, at keyring.Place, plaintext []byte) ([]byte, error) {
+	if id == "erased" {
+		return nil, keyring.ErrDestroyed
+	}
+	dst = fmt.Appendf(dst, "%s/%s/%s/%s/%s:", id, p, at.Table, at.Column, at.Row)
+	for _, c := range plaintext {
+		dst = append(dst, ^c)
+	}
+	return dst, nil
 }
 
 // fakeAuth knows a token per kind of principal.
@@ -138,21 +151,21 @@ func describe(t testing.TB, recs []kafka.Record) (lines []string) {
 		if string(r.Key) != "system/0" && tenant.ID(r.Key).Partition(ingest.DefaultPartitions) != r.Partition {
 			t.Errorf("record of %s in partition %d", r.Key, r.Partition)
 		}
-		kind, body, err := event.SplitRecord(r.Value)
+		rec, err := event.SplitRecord(r.Value)
 		if err != nil {
 			t.Fatalf("the edge produced no record: %v", err)
 		}
-		switch kind {
+		switch rec.Kind {
 		case event.UsageRecord:
-			lines = append(lines, "produced "+describeUsage(t, r, body))
+			lines = append(lines, "produced "+describeUsage(t, r, rec.Body))
 		case event.CountersRecord:
-			c, err := event.DecodeCounters(body)
+			c, err := event.DecodeCounters(rec.Body)
 			if err != nil {
 				t.Fatal(err)
 			}
 			lines = append(lines, fmt.Sprintf("counted tenant=%s producer=%q accepted=%d refused=%d %v", c.Tenant, c.ProducerID, c.Accepted, c.Refused, c.Reasons))
 		default:
-			t.Fatalf("the edge produced a record of kind %d", kind)
+			t.Fatalf("the edge produced a record of kind %d", rec.Kind)
 		}
 	}
 	slices.Sort(lines)

@@ -301,12 +301,12 @@ func TestContentMACDependsOnContentOnly(t *testing.T) {
 		if w := post(e, body); w.Code != http.StatusAccepted {
 			t.Fatal(w.Body)
 		}
-		_, b, err := event.SplitRecord(log.take()[0].Value)
+		rec, err := event.SplitRecord(log.take()[0].Value)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var ev event.Event
-		if err := ev.DecodeProto(b, event.Log); err != nil {
+		if err := ev.DecodeProto(rec.Body, event.Log); err != nil {
 			t.Fatal(err)
 		}
 		return ev.ContentMAC

@@ -2,11 +2,9 @@ package ingest
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
-	"unsafe"
 
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/kafka"
@@ -57,6 +55,10 @@ type frame struct {
 	hash     *macHash
 	name     []byte // the person's, for hashing
 	user     [32]byte
+	subject  []byte // the person, sealed; empty when the event has none
+	hidden   []event.Tag
+	pairs    []byte       // the event's confidential tags, before they are sealed
+	sealed   []byte       // and after
 	last     *tenantState // of the event before
 
 	arena   []byte // the records, one after the other
@@ -105,6 +107,9 @@ func (e *Edge) end(f *frame) {
 	}
 	f.event.Reset()
 	clear(f.event.Tags[:cap(f.event.Tags)])
+	clear(f.hidden)
+	clear(f.name)
+	clear(f.pairs)
 	clear(f.pending)
 	clear(f.refused)
 	clear(f.records)
@@ -166,7 +171,7 @@ func (f *frame) take(ev *event.Event) error {
 		return err
 	}
 	start := len(f.arena)
-	f.arena = event.AppendUsageRecordOf(f.arena, ev, f.producer, f.person)
+	f.arena = event.AppendUsageRecordOf(f.arena, ev, f.producer, f.person, f.subject)
 	if len(f.arena)-start > event.MaxEncodedSize {
 		f.arena = f.arena[:start]
 		return &event.FieldError{Field: "event", Rule: event.RuleMaxBytes, Detail: fmt.Sprintf("at most %d bytes encoded", event.MaxEncodedSize)}
@@ -207,7 +212,8 @@ func (f *frame) checkClock(occurredAt int64) error {
 }
 
 // stamp sets the edge's fields: the content MAC over what the producer said,
-// the person's pseudonym and the time of receipt.
+// the person's pseudonym and the time of receipt. What is confidential is sealed
+// after the MAC, which must be the same when the event comes again.
 func (f *frame) stamp(ev *event.Event, t *tenantState) (err error) {
 	f.producer, f.person = ev.AppendProducerMarked(f.producer[:0])
 	if ev.ContentMAC, err = f.hash.mac(t.dedupe, f.producer); err != nil {
@@ -215,17 +221,15 @@ func (f *frame) stamp(ev *event.Event, t *tenantState) (err error) {
 	}
 	ev.HasContentMAC = true
 	ev.ReceivedAt = f.now
-	if ev.User == "" {
-		return nil
+	f.subject = f.subject[:0]
+	if ev.User != "" {
+		if err := f.hidePerson(ev, t); err != nil {
+			return err
+		}
 	}
-	f.name = append(f.name[:0], ev.User...)
-	sum, err := f.hash.mac(t.pseudonym, f.name)
-	if err != nil {
-		return err
+	if len(ev.Tags) > 0 {
+		return f.hideTags(ev, t)
 	}
-	hex.Encode(f.user[:], sum[:16])
-	// The pseudonym is copied into the arena before f.user changes again.
-	ev.UserPseudonym = unsafe.String(&f.user[0], len(f.user))
 	return nil
 }
 

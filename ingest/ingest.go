@@ -1,6 +1,7 @@
 // Package ingest is the edge: hops 1 and 2 of the life of an event. It takes
 // events by HTTP and gRPC, authenticates the caller, validates each event,
-// stamps it, takes the person out of it and puts it into the topic `events`.
+// stamps it, takes the person out of it, seals what is confidential and puts it
+// into the topic `events`.
 //
 // It promises that an event it reports as accepted was acknowledged by Kafka,
 // that every other event is answered with the field and the rule it broke or
@@ -41,6 +42,19 @@ type Keys interface {
 	// means that the tenant cannot be served now. It may be called by many
 	// goroutines; what it returned once for a tenant stays right for ever.
 	Derive(id tenant.ID, purpose keyring.Purpose, epoch uint32) ([keyring.KeyBytes]byte, error)
+	// Seal encrypts plaintext for one place of the tenant and appends it to dst.
+	// Every error means that the tenant cannot be served now.
+	Seal(dst []byte, id tenant.ID, purpose keyring.Purpose, at keyring.Place, plaintext []byte) ([]byte, error)
+}
+
+// Confidential knows which tags tenants keep confidential. Its methods may be
+// called by many goroutines and obey ctx.
+type Confidential interface {
+	// Version is a number that has changed when any tenant's setting has.
+	Version(ctx context.Context) (int64, error)
+	// TagKeys are the keys of the tenant's confidential tags, nil when it has
+	// none. They are at least as new as any Version that was read before.
+	TagKeys(ctx context.Context, id tenant.ID) ([]string, error)
 }
 
 // Authenticator verifies bearer tokens. *authn.Static is one.
@@ -57,6 +71,8 @@ type Edge struct {
 	opts    Options
 	logger  *slog.Logger
 	tenants *tenants
+	conf    confidential
+	persons persons
 	counts  *counters
 	gate    *gate
 	quiet   rateLimit // for the log messages about unavailability
@@ -79,6 +95,7 @@ func New(log Log, keys Keys, auth Authenticator, opts Options) (*Edge, error) {
 		log: log, auth: auth, opts: opts, logger: opts.Logger,
 		tenants: newTenants(keys, opts.Partitions, opts.MaxCachedTenants),
 		gate:    newGate(opts.MaxInFlight, opts.MaxInFlightBytes),
+		conf:    confidential{src: opts.Confidential, now: opts.Now},
 		quiet:   rateLimit{interval: time.Second},
 	}
 	e.counts = newCounters(opts)
@@ -108,18 +125,22 @@ func (e *Edge) Stats() Stats {
 	}
 }
 
-// Run sends the producer counters every Options.CountersInterval until ctx
-// ends, and once more then. It returns nil: a send that fails is repeated with
+// Run keeps the tenants' confidential tags fresh and sends the producer
+// counters every Options.CountersInterval until ctx ends, and once more then. It returns nil: a send that fails is repeated with
 // the next one, because counters are cumulative. Call it after the servers
 // have stopped to have the last counts, or beside them; both is safe.
 func (e *Edge) Run(ctx context.Context) error {
 	tick := time.NewTicker(e.opts.CountersInterval)
 	defer tick.Stop()
+	ask := time.NewTicker(confidentialRefresh)
+	defer ask.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			e.FlushCounters(context.WithoutCancel(ctx))
 			return nil
+		case <-ask.C:
+			e.askConfidential(ctx)
 		case <-tick.C:
 			e.FlushCounters(ctx)
 		}

@@ -72,15 +72,15 @@ func idsInLog(t *testing.T, cfg kafka.Config) (ids []string) {
 	for p, end := range ends {
 		err := kafka.ReadRange(t.Context(), cfg, cfg.Topics().Events, int32(p), kafka.Position{}, end, func(recs []kafka.Record) error {
 			for _, r := range recs {
-				kind, body, err := event.SplitRecord(r.Value)
+				rec, err := event.SplitRecord(r.Value)
 				if err != nil {
 					return err
 				}
-				if kind != event.UsageRecord {
+				if rec.Kind != event.UsageRecord {
 					continue
 				}
 				var e event.Event
-				if err := e.DecodeProto(body, event.Log); err != nil {
+				if err := e.DecodeProto(rec.Body, event.Log); err != nil {
 					return err
 				}
 				if e.Tenant != string(r.Key) || r.TimestampMs != brokerClock.UnixMilli() {

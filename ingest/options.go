@@ -52,6 +52,10 @@ type Options struct {
 	// them gets 503 at once.
 	MaxInFlight      int
 	MaxInFlightBytes int64
+	// Confidential is asked for the tags that are to be sealed; nil when no
+	// tenant can have any. While it does not answer, events with tags are
+	// refused as unavailable: an edge that does not know may not store them.
+	Confidential Confidential
 	// EdgeID names this instance in the producer counters; required. EdgeEpoch
 	// must be greater than at its last start; default is the time of the start
 	// in unix microseconds.

@@ -5,18 +5,20 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/tenant"
 )
 
-// tenantState is what the edge knows of a tenant. It is read-only.
+// tenantState is what the edge knows of a tenant. All but tags is read-only.
 type tenantState struct {
 	id        tenant.ID
 	key       []byte // of its records; shared by all of them
 	partition int32
 	dedupe    *macKey
 	pseudonym *macKey
+	tags      atomic.Pointer[tagSetting] // nil until an event with tags asks for it
 }
 
 // tenants caches the states of the tenants that send. Unknown tenants are not

@@ -85,6 +85,8 @@ func (e *Event) appendFields(b []byte, fields []Field) []byte {
 			b = appendTokens(b, f.Num, &e.Tokens)
 		case TagMap:
 			b = appendTags(b, f.Num, e.Tags)
+		case Blob:
+			b = appendString(b, f.Num, alias(e.SealedTags))
 		}
 	}
 	return b
@@ -322,6 +324,8 @@ func (e *Event) decodeField(f *Field, wire byte, r *reader) error {
 		return e.decodeTokens(f, r.bytes())
 	case TagMap:
 		return e.decodeTag(f, r.bytes())
+	case Blob:
+		e.SealedTags = r.bytes()
 	}
 	return nil
 }

@@ -67,6 +67,8 @@ func kindOf(d protoreflect.FieldDescriptor) event.Kind {
 		return event.Int
 	case d.Kind() == protoreflect.BoolKind:
 		return event.Bool
+	case d.Name() == "sealed_tags":
+		return event.Blob
 	case d.Kind() == protoreflect.BytesKind:
 		return event.Bytes
 	case d.Message() != nil && d.Message().FullName() == "google.protobuf.Timestamp":
@@ -99,11 +101,11 @@ func TestAppendLogIsTheGeneratedEncoding(t *testing.T) {
 		if err := e.Validate(true); err != nil {
 			t.Fatalf("the generator draws what is not valid: %v", err)
 		}
-		want := &tallystickv1.LogRecord{Body: &tallystickv1.LogRecord_Usage{Usage: toMessage(&e)}}
+		want := toRecord(&e)
 		e.User = "jane@example.com" // never in the log
 		b := event.AppendUsageRecord(nil, &e)
 		producer, person := e.AppendProducerMarked(nil)
-		if !bytes.Equal(event.AppendUsageRecordOf(nil, &e, producer, person), b) {
+		if !bytes.Equal(event.AppendUsageRecordOf(nil, &e, producer, person, nil), b) {
 			t.Fatal("AppendUsageRecordOf writes other bytes than AppendUsageRecord")
 		}
 		var got tallystickv1.LogRecord
@@ -115,6 +117,81 @@ func TestAppendLogIsTheGeneratedEncoding(t *testing.T) {
 		}
 		if len(b) > event.MaxEncodedSize {
 			t.Fatalf("a valid event takes %d bytes", len(b))
+		}
+	})
+}
+
+// The subject stands behind the event, for readers of the message and for ours,
+// and changes no byte of the event.
+func TestSubjectStandsBesideTheEvent(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		e := stamped.Draw(t, "event")
+		e.Corrects = "" // the person of a correction is the original's
+		subject := rapid.SliceOfN(rapid.Byte(), 1, event.MaxSealedSubject).Draw(t, "subject")
+		producer, person := e.AppendProducerMarked(nil)
+		b := event.AppendUsageRecordOf(nil, &e, producer, person, subject)
+		var got tallystickv1.LogRecord
+		if err := proto.Unmarshal(b, &got); err != nil {
+			t.Fatal(err)
+		}
+		want := toRecord(&e)
+		if e.Corrects != "" {
+			subject = nil // the person is the original's
+		}
+		want.SealedSubject = subject
+		if !proto.Equal(&got, want) {
+			t.Fatalf("got  %v\nwant %v", &got, want)
+		}
+		rec, err := event.SplitRecord(b)
+		if err != nil || !bytes.Equal(rec.Subject, subject) || !bytes.Equal(rec.Body, e.AppendLog(nil)) {
+			t.Fatalf("SplitRecord: %+v, %v", rec, err)
+		}
+	})
+}
+
+func TestSplitRecordRefuses(t *testing.T) {
+	e := full(t)
+	usage := event.AppendUsageRecord(nil, &e)
+	subject := func(n int) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, 4, protowire.BytesType), make([]byte, n))
+	}
+	control := event.AppendControlRecord(nil, &event.Control{Kind: event.ControlKeyEpoch})
+	for what, b := range map[string][]byte{
+		"nothing":                 nil,
+		"a subject alone":         subject(1),
+		"an empty subject":        slices.Concat(usage, subject(0)),
+		"a subject too long":      slices.Concat(usage, subject(event.MaxSealedSubject+1)),
+		"two subjects":            slices.Concat(usage, subject(1), subject(1)),
+		"a subject before":        slices.Concat(subject(1), usage),
+		"a subject of a control":  slices.Concat(control, subject(1)),
+		"two bodies":              slices.Concat(usage, usage),
+		"an unknown field behind": slices.Concat(usage, protowire.AppendBytes(protowire.AppendTag(nil, 5, protowire.BytesType), []byte("x"))),
+		"a cut subject":           slices.Concat(usage, subject(9)[:5]),
+	} {
+		if _, err := event.SplitRecord(b); !errors.Is(err, event.ErrNotARecord) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := event.SplitRecord(slices.Concat(usage, subject(event.MaxSealedSubject))); err != nil {
+		t.Errorf("a subject at the limit: %v", err)
+	}
+}
+
+// What is sealed of tags comes back, and nothing else is taken for it.
+func TestTagPairs(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		e := events.Draw(t, "event")
+		if len(e.Tags) == 0 {
+			return
+		}
+		b := event.AppendTagPairs(nil, e.Tags)
+		got, err := event.DecodeTagPairs(b)
+		if err != nil || !slices.Equal(got, e.Tags) {
+			t.Fatalf("%v, %v", got, err)
+		}
+		cut := rapid.IntRange(0, len(b)-1).Draw(t, "cut")
+		if got, err := event.DecodeTagPairs(b[:cut]); err == nil && len(got) >= len(e.Tags) {
+			t.Fatalf("the first %d of %d bytes are %v", cut, len(b), got)
 		}
 	})
 }
@@ -138,18 +215,22 @@ func TestLogRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want := stamped.Draw(t, "event")
 		rec := event.AppendUsageRecord([]byte("before"), &want)[len("before"):]
-		kind, body, err := event.SplitRecord(rec)
-		if err != nil || kind != event.UsageRecord {
-			t.Fatalf("SplitRecord: %v, %v", kind, err)
+		parts, err := event.SplitRecord(rec)
+		kind := event.UsageRecord
+		if want.Corrects != "" {
+			kind = event.CorrectionRecord
 		}
-		if err := got.DecodeProto(body, event.Log); err != nil {
+		if err != nil || parts.Kind != kind || parts.Subject != nil {
+			t.Fatalf("SplitRecord: %+v, %v", parts, err)
+		}
+		if err := got.DecodeProto(parts.Body, event.Log); err != nil {
 			t.Fatal(err)
 		}
 		mustEqual(t, &got, &want)
 		if again := event.AppendUsageRecord(nil, &got); !bytes.Equal(again, rec) {
 			t.Fatal("decoding and encoding changed the bytes")
 		}
-		if id, ok := event.PeekID(body); !ok || id != want.ID {
+		if id, ok := event.PeekID(parts.Body); !ok || id != want.ID {
 			t.Fatalf("PeekID = %q, %v", id, ok)
 		}
 	})
@@ -184,6 +265,8 @@ func equalFlat(a, b *event.Event) bool {
 			same = a.ContentMAC == b.ContentMAC && a.HasContentMAC == b.HasContentMAC
 		case event.TokenMap:
 			same = a.Tokens == b.Tokens
+		case event.Blob:
+			same = bytes.Equal(a.SealedTags, b.SealedTags)
 		}
 		if !same {
 			return false
@@ -220,7 +303,7 @@ func TestDecodeRefuses(t *testing.T) {
 	}{
 		{"unknown field", varint(60, 1), event.Strict, "#60", event.RuleUnknown},
 		{"unknown field in the log", varint(60, 1), event.Log, "user", event.RuleEdgeOnly},
-		{"reserved number", field(43, 'x'), event.Strict, "#43", event.RuleUnknown},
+		{"reserved number", field(44, 'x'), event.Strict, "#44", event.RuleUnknown},
 		{"a field twice", field(10, 'x'), event.Strict, "provider", event.RuleDuplicate},
 		{"a field twice, leniently", field(10, 'x'), event.Lenient, "provider", event.RuleDuplicate},
 		{"tokens twice", field(20), event.Strict, "tokens", event.RuleDuplicate},
@@ -333,6 +416,9 @@ func TestValidateHoldsTheLimits(t *testing.T) {
 		case event.Time:
 			check("missing", event.RuleRequired, func(e *event.Event) { *e.TimePtr(f.Num) = 0 })
 			check("negative", event.RuleRange, func(e *event.Event) { *e.TimePtr(f.Num) = -1 })
+		case event.Blob:
+			check("too long", event.RuleMaxBytes, func(e *event.Event) { e.SealedTags = make([]byte, f.Max+1) })
+			check("missing", "", func(e *event.Event) { e.SealedTags = nil })
 		case event.Bytes:
 			check("missing", event.RuleRequired, func(e *event.Event) { e.HasContentMAC = false })
 		case event.TagMap:
@@ -411,7 +497,7 @@ func TestCodecDoesNotAllocate(t *testing.T) {
 		"Normalize":   func() { must(t, e.Normalize()) },
 		"Append":      func() { scratch = e.AppendProducer(scratch[:0]) },
 		"AppendUsage": func() { scratch = event.AppendUsageRecord(scratch[:0], &e) },
-		"SplitRecord": func() { _, _, err := event.SplitRecord(rec); must(t, err) },
+		"SplitRecord": func() { _, err := event.SplitRecord(rec); must(t, err) },
 		"KeyOf":       func() { event.KeyOf(e.ID) },
 		"KeyOf text":  func() { event.KeyOf("some other id") },
 		"AppendLog":   func() { scratch = e.AppendLog(scratch[:0]) },

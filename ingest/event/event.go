@@ -59,12 +59,20 @@ type Event struct {
 	DecisionPolicy string
 	DecisionReason string
 
+	// Corrects is the id of the event whose tokens this one replaces, "" in
+	// usage; see correction.go.
+	Corrects         string
+	CorrectionReason string
+
 	// Stamped by the edge.
 	ReceivedAt     int64 // unix nanoseconds
 	ContentMAC     [sha256.Size]byte
 	HasContentMAC  bool
 	UserPseudonym  string
 	MappingVersion int64
+	// SealedTags are the tags that the tenant keeps confidential, sealed; see
+	// AppendTagPairs for what is inside. They stand in no plaintext field.
+	SealedTags []byte
 }
 
 // Tag is one pair of the tags map.
@@ -88,6 +96,11 @@ const (
 	MaxTokens      = 1_000_000_000_000 // per class
 	MaxMicros      = 1_000_000_000_000 // 11.5 days
 	MaxEncodedSize = 32 << 10          // of one event in the log
+	// MaxSealedTags bounds SealedTags: all tags at their longest, and what
+	// sealing adds.
+	MaxSealedTags = 17 << 10
+	// MaxSealedSubject bounds the sealed identity of a person beside an event.
+	MaxSealedSubject = 512
 )
 
 // Reset empties the event for reuse and keeps the tags' memory.

@@ -18,6 +18,7 @@ const (
 	Bytes
 	TokenMap
 	TagMap
+	Blob // bytes of any length up to Max, of an edge field
 )
 
 // Field describes one field of a usage event. The table drives the protobuf
@@ -48,10 +49,14 @@ const (
 	fieldProviderCost  = 27
 	fieldUser          = 34
 	fieldTags          = 37
+	fieldCorrects      = 43
+	fieldCorrectReason = 45
 	fieldReceivedAt    = 50
 	fieldContentMAC    = 51
 	fieldUserPseudonym = 52
-	maxFieldNum        = 53
+	fieldMapping       = 53
+	fieldSealedTags    = 54
+	maxFieldNum        = 54
 )
 
 // Fields lists all fields in ascending order of number.
@@ -90,10 +95,13 @@ var Fields = places([]Field{
 	{Num: 40, Name: "decision_action", Max: 16, OneOf: []string{"allow", "block", "kill"}},
 	{Num: 41, Name: "decision_policy", Max: MaxValueBytes},
 	{Num: 42, Name: "decision_reason", Max: MaxValueBytes},
+	{Num: fieldCorrects, Name: "corrects", Max: MaxIDBytes},
+	{Num: fieldCorrectReason, Name: "correction_reason", Max: MaxValueBytes},
 	{Num: fieldReceivedAt, Name: "received_at", Kind: Time, Required: true, Edge: true},
 	{Num: fieldContentMAC, Name: "content_mac", Kind: Bytes, Max: 32, Required: true, Edge: true},
 	{Num: fieldUserPseudonym, Name: "user_pseudonym", Max: 32, Edge: true},
-	{Num: maxFieldNum, Name: "mapping_version", Kind: Int, Max: 1<<31 - 1, Edge: true},
+	{Num: fieldMapping, Name: "mapping_version", Kind: Int, Max: 1<<31 - 1, Edge: true},
+	{Num: fieldSealedTags, Name: "sealed_tags", Kind: Blob, Max: MaxSealedTags, Edge: true},
 })
 
 // places notes where each field lives, so that the codec, which runs several
@@ -112,7 +120,7 @@ func places(fields []Field) []Field {
 			at = unsafe.Pointer(e.BoolPtr(f.Num))
 		case Time:
 			at = unsafe.Pointer(e.TimePtr(f.Num))
-		default: // Bytes and the maps are one of a kind
+		default: // Bytes, Blob and the maps are one of a kind
 			continue
 		}
 		f.off = uintptr(at) - uintptr(unsafe.Pointer(&e))
@@ -142,17 +150,21 @@ func FieldByName(name string) (*Field, bool) {
 
 var fieldsByName = newNameTable(Fields)
 
-// nameTable is a hash table without collisions: its multipliers were searched
+// nameBits make about ten slots for a name: with fewer the search for a
+// multiplier takes long.
+const nameBits = 9
+
+// nameTable is a hash table without collisions: its multiplier was searched
 // for. It takes a third of the time of a map, and every JSON name passes here.
 type nameTable struct {
-	a, b, c uint32
-	slots   [256]*Field
+	mul   uint32
+	slots [1 << nameBits]*Field
 }
 
 func newNameTable(fields []Field) *nameTable {
 	t := &nameTable{}
 	for seed := uint32(1); seed < 10_000; seed++ {
-		t.a, t.b, t.c = seed*0x9e3779b1, seed*0x85ebca77, seed*0xc2b2ae3d
+		t.mul = (2*seed + 1) * 0x9e3779b1
 		if t.fill(fields) {
 			return t
 		}
@@ -174,10 +186,10 @@ func (t *nameTable) fill(fields []Field) bool {
 }
 
 // hash needs a name that is not empty.
-func (t *nameTable) hash(s string) uint8 {
+func (t *nameTable) hash(s string) uint32 {
 	n := len(s)
-	h := uint32(n)*t.c + uint32(s[0])*t.a + uint32(s[n*2/3])*t.b + uint32(s[n-1])*t.c
-	return uint8(h >> 24)
+	seen := uint32(n)<<24 | uint32(s[0])<<16 | uint32(s[n*2/3])<<8 | uint32(s[n-1])
+	return seen * t.mul >> (32 - nameBits)
 }
 
 func (t *nameTable) find(name string) *Field {
@@ -242,6 +254,10 @@ func (e *Event) StringPtr(num uint8) *string {
 		return &e.DecisionPolicy
 	case 42:
 		return &e.DecisionReason
+	case fieldCorrects:
+		return &e.Corrects
+	case fieldCorrectReason:
+		return &e.CorrectionReason
 	case fieldUserPseudonym:
 		return &e.UserPseudonym
 	default:
@@ -264,7 +280,7 @@ func (e *Event) IntPtr(num uint8) *int64 {
 		return &e.LatencyMicros
 	case 23:
 		return &e.TTFTMicros
-	case maxFieldNum:
+	case fieldMapping:
 		return &e.MappingVersion
 	default:
 		return nil

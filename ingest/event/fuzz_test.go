@@ -81,39 +81,48 @@ func FuzzSplitRecord(f *testing.F) {
 	f.Add(event.AppendControlRecord(nil, &event.Control{Kind: event.ControlPriceBook, Version: "1", Content: []byte("x"), IssuedAt: 1}))
 	f.Add(event.AppendCountersRecord(nil, &event.Counters{Tenant: "acme", ProducerID: "p", Accepted: 1}))
 	f.Add([]byte{0x0a, 0x00, 0x0a, 0x00})
+	f.Add(event.AppendUsageRecordOf(nil, &e, nil, event.Span{}, []byte("sealed")))
+	f.Add([]byte{0x12, 0x00, 0x22, 0x01, 0x00})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		kind, body, err := event.SplitRecord(b)
+		rec, err := event.SplitRecord(b)
 		if err != nil {
 			if !errors.Is(err, event.ErrNotARecord) {
 				t.Fatal(err)
 			}
 			return
 		}
-		if kind < event.UsageRecord || kind > event.CountersRecord || len(body) > len(b) {
-			t.Fatalf("kind %d, %d of %d bytes", kind, len(body), len(b))
+		if rec.Kind < event.UsageRecord || rec.Kind > event.RerateRecord || len(rec.Body)+len(rec.Subject) > len(b) {
+			t.Fatalf("kind %d, %d and %d of %d bytes", rec.Kind, len(rec.Body), len(rec.Subject), len(b))
+		}
+		if len(rec.Subject) > event.MaxSealedSubject || len(rec.Subject) > 0 && rec.Kind != event.UsageRecord {
+			t.Fatalf("a subject of %d bytes in a record of kind %d", len(rec.Subject), rec.Kind)
+		}
+		var m tallystickv1.LogRecord // the generated code reads the same envelope
+		if err := proto.Unmarshal(b, &m); err == nil && !bytes.Equal(m.SealedSubject, rec.Subject) {
+			t.Fatalf("subject %x, want %x", rec.Subject, m.SealedSubject)
 		}
 	})
 }
 
 func FuzzDecodeControl(f *testing.F) {
-	_, body, err := event.SplitRecord(event.AppendControlRecord(nil, &event.Control{
+	rec, err := event.SplitRecord(event.AppendControlRecord(nil, &event.Control{
 		Kind: event.ControlKeyEpoch, Tenant: "acme", Version: "2", Content: []byte("content"), IssuedAt: 1_795_345_198_000_000_000,
 	}))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(body)
+	f.Add(rec.Body)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := event.DecodeControl(b)
 		if err != nil {
 			mustBeFieldError(t, err)
 			return
 		}
-		_, again, err := event.SplitRecord(event.AppendControlRecord(nil, &c))
+		again, err := event.SplitRecord(event.AppendControlRecord(nil, &c))
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := event.DecodeControl(again)
+		d, err := event.DecodeControl(again.Body)
 		if err != nil || d.Kind != c.Kind || d.Tenant != c.Tenant || d.Version != c.Version || !bytes.Equal(d.Content, c.Content) || d.IssuedAt != c.IssuedAt {
 			t.Fatalf("%+v became %+v, %v", c, d, err)
 		}
@@ -121,14 +130,14 @@ func FuzzDecodeControl(f *testing.F) {
 }
 
 func FuzzDecodeCounters(f *testing.F) {
-	_, body, err := event.SplitRecord(event.AppendCountersRecord(nil, &event.Counters{
+	rec, err := event.SplitRecord(event.AppendCountersRecord(nil, &event.Counters{
 		Tenant: "acme", ProducerID: "p", EdgeID: "e", EdgeEpoch: 7, Accepted: 3, Refused: 2,
 		Reasons: []event.ReasonCount{{Reason: "required.model", N: 2}}, CountedAt: 1_795_345_198_000_000_000,
 	}))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(body)
+	f.Add(rec.Body)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := event.DecodeCounters(b)
 		if err != nil {

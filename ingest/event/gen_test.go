@@ -59,6 +59,10 @@ var events = rapid.Custom(func(t *rapid.T) event.Event {
 		User: str(256, "user"), EndCustomer: str(256, "customer"), Environment: str(256, "environment"),
 		DecisionAction: word("action", "allow", "block", "kill"), DecisionPolicy: str(256, "policy"), DecisionReason: str(256, "reason"),
 	}
+	if rapid.IntRange(0, 3).Draw(t, "correction") == 0 {
+		e.Corrects = atLeastOne(text(event.MaxIDBytes)).Filter(func(id string) bool { return id != e.ID }).Draw(t, "corrects")
+		e.CorrectionReason = str(256, "correction reason")
+	}
 	for c := range e.Tokens {
 		e.Tokens[c] = upTo(event.MaxTokens).Draw(t, "tokens")
 	}
@@ -82,8 +86,17 @@ var stamped = rapid.Custom(func(t *rapid.T) event.Event {
 	e.HasContentMAC = true
 	e.UserPseudonym = rapid.SampledFrom([]string{"", "0123456789abcdef0123456789abcdef"}).Draw(t, "pseudonym")
 	e.MappingVersion = upTo(1<<31-1).Draw(t, "mapping")
+	e.SealedTags = rapid.OneOf(rapid.Just([]byte(nil)), rapid.SliceOfN(rapid.Byte(), 1, 200)).Draw(t, "sealed")
 	return e
 })
+
+// toRecord is the record that carries the event, as the generated type.
+func toRecord(e *event.Event) *tallystickv1.LogRecord {
+	if e.Corrects != "" {
+		return &tallystickv1.LogRecord{Body: &tallystickv1.LogRecord_Correction{Correction: toMessage(e)}}
+	}
+	return &tallystickv1.LogRecord{Body: &tallystickv1.LogRecord_Usage{Usage: toMessage(e)}}
+}
 
 // toMessage is the event as the generated type, written out by hand so that it
 // shares nothing with the table.
@@ -98,7 +111,8 @@ func toMessage(e *event.Event) *tallystickv1.UsageEvent {
 		Team: e.Team, Service: e.Service, Feature: e.Feature, Agent: e.Agent, User: e.User,
 		EndCustomer: e.EndCustomer, Environment: e.Environment,
 		DecisionAction: e.DecisionAction, DecisionPolicy: e.DecisionPolicy, DecisionReason: e.DecisionReason,
-		ReceivedAt: timestamp(e.ReceivedAt), UserPseudonym: e.UserPseudonym, MappingVersion: e.MappingVersion,
+		Corrects: e.Corrects, CorrectionReason: e.CorrectionReason,
+		ReceivedAt: timestamp(e.ReceivedAt), UserPseudonym: e.UserPseudonym, MappingVersion: e.MappingVersion, SealedTags: e.SealedTags,
 	}
 	if e.Tokens != (tokens.Vector{}) {
 		m.Tokens = &tallystickv1.TokenCounts{

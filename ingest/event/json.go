@@ -105,7 +105,7 @@ func (e *Event) decodeJSONField(f *Field, r *jsonReader) (err error) {
 		err = e.decodeJSONTokens(r)
 	case TagMap:
 		err = e.decodeJSONTags(r)
-	default: // Bytes: edge fields only
+	default: // Bytes and Blob: edge fields only
 		r.skip(0)
 		err = fail(f.Name, RuleEdgeOnly, "")
 	}

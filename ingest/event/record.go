@@ -14,10 +14,27 @@ const (
 	UsageRecord    RecordKind = 1
 	ControlRecord  RecordKind = 2
 	CountersRecord RecordKind = 3
+	// CorrectionRecord is a usage event that corrects another one.
+	CorrectionRecord RecordKind = 5
+	// RerateRecord asks for the price of an entry anew.
+	RerateRecord RecordKind = 6
 )
+
+// fieldSubject is the number of the sealed identity beside a usage event.
+const fieldSubject = 4
 
 // ErrNotARecord says that bytes are not a LogRecord with exactly one body.
 var ErrNotARecord = errors.New("not a LogRecord with exactly one body")
+
+// Record is a record of the topic `events`, taken apart. Its slices alias it.
+type Record struct {
+	Kind RecordKind
+	// Body is the message of that kind.
+	Body []byte
+	// Subject is the sealed identity of the person that a usage event names by
+	// a pseudonym, nil when there is none. No entry's bytes depend on it.
+	Subject []byte
+}
 
 // Kinds of control records.
 const (
@@ -55,20 +72,28 @@ type ReasonCount struct {
 	N      int64
 }
 
-// AppendUsageRecord appends the record that carries the event.
+// AppendUsageRecord appends the record that carries the event: a
+// CorrectionRecord when it corrects another one, else a UsageRecord.
 func AppendUsageRecord(b []byte, e *Event) []byte {
-	return appendNested(b, uint8(UsageRecord), e.AppendLog)
+	return appendNested(b, uint8(e.recordKind()), e.AppendLog)
 }
 
 // AppendUsageRecordOf is AppendUsageRecord for an event whose producer fields
 // are encoded already: producer and person are what AppendProducerMarked gave
-// for an empty slice.
-func AppendUsageRecordOf(b []byte, e *Event, producer []byte, person Span) []byte {
-	return appendNested(b, uint8(UsageRecord), func(b []byte) []byte {
+// for an empty slice. subject is the sealed identity of the event's person, or
+// empty; it stands beside the event in the record and in no entry. A correction
+// has none: the person is the original's.
+func AppendUsageRecordOf(b []byte, e *Event, producer []byte, person Span, subject []byte) []byte {
+	kind := e.recordKind()
+	if kind == CorrectionRecord {
+		subject = nil
+	}
+	b = appendNested(b, uint8(kind), func(b []byte) []byte {
 		b = append(b, producer[:person.Start]...)
 		b = append(b, producer[person.End:]...)
 		return e.appendFields(b, edgeFields)
 	})
+	return appendString(b, fieldSubject, alias(subject))
 }
 
 // AppendControlRecord appends the record that carries the control message.
@@ -100,18 +125,28 @@ func AppendCountersRecord(b []byte, c *Counters) []byte {
 	})
 }
 
-// SplitRecord says what a record holds and returns its body, which aliases b.
-func SplitRecord(b []byte) (RecordKind, []byte, error) {
+// SplitRecord takes a record apart: one body and, behind that of a usage event,
+// at most one sealed subject of 1 to MaxSealedSubject bytes. The error is
+// ErrNotARecord.
+func SplitRecord(b []byte) (Record, error) {
 	r := reader{b: b}
 	num, wire, ok := r.next()
-	if !ok || wire != wireBytes || num < uint64(UsageRecord) || num > uint64(CountersRecord) {
-		return 0, nil, ErrNotARecord
+	if !ok || wire != wireBytes || num < uint64(UsageRecord) || num > uint64(RerateRecord) || num == fieldSubject {
+		return Record{}, ErrNotARecord
 	}
-	body := r.bytes()
+	rec := Record{Kind: RecordKind(num), Body: r.bytes()}
+	if len(r.b) > 0 && rec.Kind == UsageRecord {
+		if num, wire, ok = r.next(); !ok || num != fieldSubject || wire != wireBytes {
+			return Record{}, ErrNotARecord
+		}
+		if rec.Subject = r.bytes(); len(rec.Subject) == 0 || len(rec.Subject) > MaxSealedSubject {
+			return Record{}, ErrNotARecord
+		}
+	}
 	if r.bad || len(r.b) > 0 {
-		return 0, nil, ErrNotARecord
+		return Record{}, ErrNotARecord
 	}
-	return RecordKind(num), body, nil
+	return rec, nil
 }
 
 // DecodeControl reads the body of a control record.

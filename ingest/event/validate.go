@@ -45,7 +45,7 @@ func (e *Event) Validate(log bool) error {
 			return err
 		}
 	}
-	return nil
+	return e.validateCorrection()
 }
 
 func (e *Event) validateField(f *Field) error {
@@ -70,6 +70,10 @@ func (e *Event) validateField(f *Field) error {
 		return e.validateTokens(f)
 	case TagMap:
 		return e.validateTags(f)
+	case Blob:
+		if int64(len(e.SealedTags)) > f.Max {
+			return fail(f.Name, RuleMaxBytes, "at most %d bytes", f.Max)
+		}
 	}
 	return nil
 }

@@ -43,6 +43,8 @@ func drawEntry(t *rapid.T) *Entry {
 			if e.Event.HasContentMAC {
 				e.Event.ContentMAC[0] = rapid.Byte().Draw(t, "mac")
 			}
+		case event.Blob:
+			e.Event.SealedTags = rapid.OneOf(rapid.Just([]byte(nil)), rapid.SliceOfN(rapid.Byte(), 1, 300)).Draw(t, f.Name)
 		case event.TokenMap:
 			for c := range e.Event.Tokens {
 				e.Event.Tokens[c] = n.Draw(t, "tokens")
@@ -67,6 +69,9 @@ func drawEntry(t *rapid.T) *Entry {
 			e.Cost = money.Pico(rapid.Int64().Draw(t, "cost"))
 		}
 		e.PriceBook, e.PriceRow, e.UnpricedReason, e.PricingVersion = h, text.Draw(t, "row"), text.Draw(t, "why"), 1
+		if e.Kind == Correction {
+			e.Corrected = drawCorrected(t)
+		}
 	case Rejected:
 		e.RejectReason, e.RejectField, e.BodyHash, e.BodySize = text.Draw(t, "reason"), text.Draw(t, "field"), h, n.Draw(t, "size")
 	case Control:

@@ -27,6 +27,11 @@ const (
 	tagPriceRow       = 72
 	tagUnpricedReason = 73
 	tagPricingVersion = 74
+	tagEstimatedDelta = 75
+	tagTokenDeltas    = 76
+	tagCorrectsSeq    = 77
+	tagNetCost        = 78
+	tagUnpricedDelta  = 79
 	tagRejectReason   = 80
 	tagRejectField    = 81
 	tagBodyHash       = 82
@@ -58,8 +63,10 @@ func (e *Entry) Append(b []byte) []byte {
 	b = appendUint(b, tagOffset, e.Position.Offset)
 	b = appendBytes(b, tagKey, e.Key[:])
 	switch e.Kind {
-	case Usage, Correction:
+	case Usage:
 		b = e.appendMoney(b)
+	case Correction:
+		b = e.appendCorrected(e.appendMoney(b))
 	case Rejected:
 		b = appendString(b, tagRejectReason, e.RejectReason)
 		b = appendString(b, tagRejectField, e.RejectField)
@@ -100,6 +107,8 @@ func (e *Entry) appendEvent(b []byte) []byte {
 			b = appendTokens(b, f.Num, &ev.Tokens)
 		case event.TagMap:
 			b = appendTags(b, f.Num, ev.Tags)
+		case event.Blob:
+			b = appendString(b, f.Num, alias(ev.SealedTags))
 		}
 	}
 	return b
@@ -266,8 +275,10 @@ func (e *Entry) decodeField(tag uint8, v []byte) bool {
 		return copyExact(e.Key[:], v)
 	}
 	switch e.Kind {
-	case Usage, Correction:
+	case Usage:
 		return e.decodeMoney(tag, v)
+	case Correction:
+		return e.decodeMoney(tag, v) || e.decodeCorrected(tag, v)
 	case Rejected:
 		return e.decodeRejected(tag, v)
 	case Control:
@@ -374,6 +385,9 @@ func (e *Entry) decodeEventField(tag uint8, v []byte) bool {
 		return decodeTokens(v, &ev.Tokens)
 	case event.TagMap:
 		return e.decodeTags(v)
+	case event.Blob:
+		ev.SealedTags = v
+		return len(v) > 0
 	}
 	return false
 }

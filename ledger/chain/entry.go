@@ -62,13 +62,16 @@ type Entry struct {
 	// and Event.ReceivedAt where the record carried one.
 	Event event.Event
 
-	// Money of a Usage or Correction entry.
+	// Money of a Usage or Correction entry. The cost of a correction is what it
+	// adds to that of its original, and always there.
 	Priced         bool
 	Cost           money.Pico
 	PriceBook      Hash   // hash of the book that was asked, zero when there was none
 	PriceRow       string // row of that book
 	UnpricedReason string
 	PricingVersion int64
+
+	Corrected Corrected // of a Correction
 
 	// Rejected.
 	RejectReason string

@@ -171,6 +171,17 @@ func setVectorField(e *Entry, name, member, value string) error {
 	if err != nil {
 		return err
 	}
+	if name == "token_deltas" {
+		c, ok := tokens.ParseClass(member)
+		if ok {
+			e.Corrected.Tokens[c] = n
+		}
+		return require(ok)
+	}
+	if name == "net_cost" {
+		e.Corrected.Priced, e.Corrected.NetCost = true, money.Pico(n)
+		return nil
+	}
 	if name == "partition" {
 		e.Position.Partition = int32(n)
 		return nil
@@ -185,6 +196,7 @@ func setVectorField(e *Entry, name, member, value string) error {
 	}
 	ints := map[string]*int64{
 		"seq": &e.Seq, "offset": &e.Position.Offset, "pricing_version": &e.PricingVersion, "body_size": &e.BodySize,
+		"corrects_seq": &e.Corrected.Seq, "unpriced_delta": &e.Corrected.Unpriced, "estimated_delta": &e.Corrected.Estimated,
 		"edge_epoch": &e.EdgeEpoch, "accepted": &e.Accepted, "refused": &e.Refused,
 	}
 	if p, ok := ints[name]; ok {
@@ -202,6 +214,10 @@ func setEventField(e *event.Event, f *event.Field, member, value string) error {
 	case event.Bytes:
 		e.HasContentMAC = true
 		return setBytes(e.ContentMAC[:], value)
+	case event.Blob:
+		b, err := hex.DecodeString(value)
+		e.SealedTags = b
+		return errors.Join(err, require(len(b) > 0))
 	case event.TagMap:
 		e.Tags = append(e.Tags, event.Tag{Key: member, Value: value})
 		return nil

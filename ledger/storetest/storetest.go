@@ -45,6 +45,8 @@ func Run(t *testing.T, open func(t *testing.T) ledger.Store) {
 		{"HeadsReadBackExactly", headsReadBack},
 		{"ControlsAreTheNewestOfEachKind", newestControls},
 		{"CountersAdd", countersAdd},
+		{"SubjectsAreKeptOnce", subjectsOnce},
+		{"OriginalsAreTheNewestState", originalsAreNewest},
 		{"ManyTenantsInACommit", manyTenants},
 		{"AnEmptyBatchMovesTheOffset", emptyBatch},
 		{"PartitionsAreApart", partitionsApart},
@@ -409,6 +411,57 @@ func countersAdd(t *testing.T, s ledger.Store) {
 	want := []ledger.CounterRow{{Tenant: "acme", Rejected: 3}, {Tenant: "acme", ProducerID: "p", Duplicates: 6, Conflicts: 9}}
 	if got := c.Counters(t, "acme"); !slices.Equal(got, want) {
 		t.Errorf("counters are %+v, want %+v", got, want)
+	}
+}
+
+// Subject is what a store keeps of a person, for this suite alone.
+type Subject struct {
+	Identity    []byte
+	First, Last int32 // days since 1970-01-01
+	Erased      bool
+}
+
+// A person's first identity stays, the days move apart, an erased person gets no
+// identity back, and a batch may name a person twice.
+func subjectsOnce(t *testing.T, s ledger.Store) {
+	look, ok := s.(interface {
+		Subject(t *testing.T, tenant, pseudonym string) (Subject, bool)
+		Erase(t *testing.T, tenant, pseudonym string)
+	})
+	if !ok {
+		t.Fatal("the store under test must have Subject and Erase, for this suite alone")
+	}
+	m := NewMaker(t, s, 0)
+	const jane, john = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
+	commit := func(rows ...ledger.SubjectRow) {
+		t.Helper()
+		b := m.Batch(1, "acme", "bravo")
+		b.Subjects = rows
+		m.commit(t, s, b)
+	}
+	want := func(tenant, pseudonym string, want Subject) {
+		t.Helper()
+		if got, ok := look.Subject(t, tenant, pseudonym); !ok || fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%s of %s is %+v, %t, want %+v", pseudonym, tenant, got, ok, want)
+		}
+	}
+	row := func(tenant, pseudonym, identity string, day int32) ledger.SubjectRow {
+		return ledger.SubjectRow{Tenant: tenant, Pseudonym: pseudonym, Identity: []byte(identity), Day: day}
+	}
+	commit(row("acme", jane, "one", 20_000), row("bravo", jane, "other", 20_001))
+	want("acme", jane, Subject{Identity: []byte("one"), First: 20_000, Last: 20_000})
+	want("bravo", jane, Subject{Identity: []byte("other"), First: 20_001, Last: 20_001})
+	commit(row("acme", jane, "two", 20_005), row("acme", john, "a", 20_004), row("acme", john, "b", 20_006), row("acme", jane, "two", 20_003))
+	want("acme", jane, Subject{Identity: []byte("one"), First: 20_000, Last: 20_005})
+	want("acme", john, Subject{Identity: []byte("a"), First: 20_004, Last: 20_006})
+	commit(row("acme", jane, "three", 20_001)) // an older day moves nothing
+	want("acme", jane, Subject{Identity: []byte("one"), First: 20_000, Last: 20_005})
+	look.Erase(t, "acme", jane)
+	commit(row("acme", jane, "four", 20_009))
+	want("acme", jane, Subject{First: 20_000, Last: 20_005, Erased: true})
+	want("bravo", jane, Subject{Identity: []byte("other"), First: 20_001, Last: 20_001})
+	if _, ok := look.Subject(t, "bravo", john); ok {
+		t.Error("a person is in another tenant, too")
 	}
 }
 

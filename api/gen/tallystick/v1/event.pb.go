@@ -87,6 +87,13 @@ type UsageEvent struct {
 	DecisionAction string `protobuf:"bytes,40,opt,name=decision_action,json=decisionAction,proto3" json:"decision_action,omitempty"`
 	DecisionPolicy string `protobuf:"bytes,41,opt,name=decision_policy,json=decisionPolicy,proto3" json:"decision_policy,omitempty"`
 	DecisionReason string `protobuf:"bytes,42,opt,name=decision_reason,json=decisionReason,proto3" json:"decision_reason,omitempty"`
+	// The event_id of the event that this one corrects: `tokens`,
+	// `context_tokens` and `estimated` replace those of it, all else stays as it
+	// was. The new event has an event_id of its own; provider and model must be
+	// the original's. The ledger nets the original by an entry of kind correction.
+	Corrects string `protobuf:"bytes,43,opt,name=corrects,proto3" json:"corrects,omitempty"`
+	// Why, for the auditor.
+	CorrectionReason string `protobuf:"bytes,45,opt,name=correction_reason,json=correctionReason,proto3" json:"correction_reason,omitempty"`
 	// Stamped by the edge.
 	ReceivedAt *timestamppb.Timestamp `protobuf:"bytes,50,opt,name=received_at,json=receivedAt,proto3" json:"received_at,omitempty"`
 	// HMAC-SHA-256 of the producer's fields under the tenant's dedupe key.
@@ -95,8 +102,11 @@ type UsageEvent struct {
 	UserPseudonym string `protobuf:"bytes,52,opt,name=user_pseudonym,json=userPseudonym,proto3" json:"user_pseudonym,omitempty"`
 	// Version of the mapping rules that were applied; 0 is none.
 	MappingVersion int64 `protobuf:"varint,53,opt,name=mapping_version,json=mappingVersion,proto3" json:"mapping_version,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The tags that the tenant keeps confidential, sealed under its key; they
+	// stand in no other field (docs/ledger-format.md).
+	SealedTags    []byte `protobuf:"bytes,54,opt,name=sealed_tags,json=sealedTags,proto3" json:"sealed_tags,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UsageEvent) Reset() {
@@ -367,6 +377,20 @@ func (x *UsageEvent) GetDecisionReason() string {
 	return ""
 }
 
+func (x *UsageEvent) GetCorrects() string {
+	if x != nil {
+		return x.Corrects
+	}
+	return ""
+}
+
+func (x *UsageEvent) GetCorrectionReason() string {
+	if x != nil {
+		return x.CorrectionReason
+	}
+	return ""
+}
+
 func (x *UsageEvent) GetReceivedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ReceivedAt
@@ -393,6 +417,13 @@ func (x *UsageEvent) GetMappingVersion() int64 {
 		return x.MappingVersion
 	}
 	return 0
+}
+
+func (x *UsageEvent) GetSealedTags() []byte {
+	if x != nil {
+		return x.SealedTags
+	}
+	return nil
 }
 
 // TokenCounts are disjoint: a cached token is never also an uncached one.
@@ -566,7 +597,13 @@ type LogRecord struct {
 	//	*LogRecord_Usage
 	//	*LogRecord_Control
 	//	*LogRecord_Counters
-	Body          isLogRecord_Body `protobuf_oneof:"body"`
+	//	*LogRecord_Correction
+	//	*LogRecord_Rerate
+	Body isLogRecord_Body `protobuf_oneof:"body"`
+	// Beside a usage event with a pseudonym: the identity behind it, sealed under
+	// the tenant's key. It goes into the erasable table ledger.subject, and no
+	// entry's bytes depend on it.
+	SealedSubject []byte `protobuf:"bytes,4,opt,name=sealed_subject,json=sealedSubject,proto3" json:"sealed_subject,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -635,6 +672,31 @@ func (x *LogRecord) GetCounters() *ProducerCounters {
 	return nil
 }
 
+func (x *LogRecord) GetCorrection() *UsageEvent {
+	if x != nil {
+		if x, ok := x.Body.(*LogRecord_Correction); ok {
+			return x.Correction
+		}
+	}
+	return nil
+}
+
+func (x *LogRecord) GetRerate() *Rerate {
+	if x != nil {
+		if x, ok := x.Body.(*LogRecord_Rerate); ok {
+			return x.Rerate
+		}
+	}
+	return nil
+}
+
+func (x *LogRecord) GetSealedSubject() []byte {
+	if x != nil {
+		return x.SealedSubject
+	}
+	return nil
+}
+
 type isLogRecord_Body interface {
 	isLogRecord_Body()
 }
@@ -651,11 +713,24 @@ type LogRecord_Counters struct {
 	Counters *ProducerCounters `protobuf:"bytes,3,opt,name=counters,proto3,oneof"`
 }
 
+type LogRecord_Correction struct {
+	// A usage event with `corrects`.
+	Correction *UsageEvent `protobuf:"bytes,5,opt,name=correction,proto3,oneof"`
+}
+
+type LogRecord_Rerate struct {
+	Rerate *Rerate `protobuf:"bytes,6,opt,name=rerate,proto3,oneof"`
+}
+
 func (*LogRecord_Usage) isLogRecord_Body() {}
 
 func (*LogRecord_Control) isLogRecord_Body() {}
 
 func (*LogRecord_Counters) isLogRecord_Body() {}
+
+func (*LogRecord_Correction) isLogRecord_Body() {}
+
+func (*LogRecord_Rerate) isLogRecord_Body() {}
 
 // Control changes what later records of the same partition mean. It carries
 // its full content, so that replaying the log needs nothing else.
@@ -740,6 +815,80 @@ func (x *Control) GetIssuedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// Rerate asks for the price of a ledgered event anew, under the book in force at
+// the record's place in the log. Only the re-rate job writes it.
+type Rerate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Made of tenant, original, its newest correction and the price book, so that
+	// asking twice is harmless.
+	EventId  string `protobuf:"bytes,1,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	TenantId string `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// The event_id of the event to price anew.
+	Corrects string `protobuf:"bytes,3,opt,name=corrects,proto3" json:"corrects,omitempty"`
+	// What the book knew by then counts.
+	AskedAt       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=asked_at,json=askedAt,proto3" json:"asked_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rerate) Reset() {
+	*x = Rerate{}
+	mi := &file_tallystick_v1_event_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rerate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rerate) ProtoMessage() {}
+
+func (x *Rerate) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_event_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rerate.ProtoReflect.Descriptor instead.
+func (*Rerate) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_event_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Rerate) GetEventId() string {
+	if x != nil {
+		return x.EventId
+	}
+	return ""
+}
+
+func (x *Rerate) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *Rerate) GetCorrects() string {
+	if x != nil {
+		return x.Corrects
+	}
+	return ""
+}
+
+func (x *Rerate) GetAskedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AskedAt
+	}
+	return nil
+}
+
 // ProducerCounters say what an edge instance refused, since its start, of one
 // producer of one tenant. They are cumulative, so a lost record loses nothing.
 type ProducerCounters struct {
@@ -760,7 +909,7 @@ type ProducerCounters struct {
 
 func (x *ProducerCounters) Reset() {
 	*x = ProducerCounters{}
-	mi := &file_tallystick_v1_event_proto_msgTypes[5]
+	mi := &file_tallystick_v1_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +921,7 @@ func (x *ProducerCounters) String() string {
 func (*ProducerCounters) ProtoMessage() {}
 
 func (x *ProducerCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_event_proto_msgTypes[5]
+	mi := &file_tallystick_v1_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +934,7 @@ func (x *ProducerCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProducerCounters.ProtoReflect.Descriptor instead.
 func (*ProducerCounters) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_event_proto_rawDescGZIP(), []int{5}
+	return file_tallystick_v1_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ProducerCounters) GetTenantId() string {
@@ -848,8 +997,7 @@ var File_tallystick_v1_event_proto protoreflect.FileDescriptor
 
 const file_tallystick_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x19tallystick/v1/event.proto\x12\rtallystick.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\n" +
-	"\n" +
+	"\x19tallystick/v1/event.proto\x12\rtallystick.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\v\n" +
 	"\n" +
 	"UsageEvent\x12\x19\n" +
 	"\bevent_id\x18\x01 \x01(\tR\aeventId\x12\x1b\n" +
@@ -891,16 +1039,20 @@ const file_tallystick_v1_event_proto_rawDesc = "" +
 	"\x04tags\x18% \x03(\v2#.tallystick.v1.UsageEvent.TagsEntryR\x04tags\x12'\n" +
 	"\x0fdecision_action\x18( \x01(\tR\x0edecisionAction\x12'\n" +
 	"\x0fdecision_policy\x18) \x01(\tR\x0edecisionPolicy\x12'\n" +
-	"\x0fdecision_reason\x18* \x01(\tR\x0edecisionReason\x12;\n" +
+	"\x0fdecision_reason\x18* \x01(\tR\x0edecisionReason\x12\x1a\n" +
+	"\bcorrects\x18+ \x01(\tR\bcorrects\x12+\n" +
+	"\x11correction_reason\x18- \x01(\tR\x10correctionReason\x12;\n" +
 	"\vreceived_at\x182 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"receivedAt\x12\x1f\n" +
 	"\vcontent_mac\x183 \x01(\fR\n" +
 	"contentMac\x12%\n" +
 	"\x0euser_pseudonym\x184 \x01(\tR\ruserPseudonym\x12'\n" +
-	"\x0fmapping_version\x185 \x01(\x03R\x0emappingVersion\x1a7\n" +
+	"\x0fmapping_version\x185 \x01(\x03R\x0emappingVersion\x12\x1f\n" +
+	"\vsealed_tags\x186 \x01(\fR\n" +
+	"sealedTags\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b+\x10,J\x04\b,\x10-\"\xcc\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b,\x10-\"\xcc\x02\n" +
 	"\vTokenCounts\x12\x14\n" +
 	"\x05input\x18\x01 \x01(\x03R\x05input\x12\x1d\n" +
 	"\n" +
@@ -918,18 +1070,28 @@ const file_tallystick_v1_event_proto_rawDesc = "" +
 	" \x01(\x03R\vimageOutput\"?\n" +
 	"\n" +
 	"EventBatch\x121\n" +
-	"\x06events\x18\x01 \x03(\v2\x19.tallystick.v1.UsageEventR\x06events\"\xb9\x01\n" +
+	"\x06events\x18\x01 \x03(\v2\x19.tallystick.v1.UsageEventR\x06events\"\xce\x02\n" +
 	"\tLogRecord\x121\n" +
 	"\x05usage\x18\x01 \x01(\v2\x19.tallystick.v1.UsageEventH\x00R\x05usage\x122\n" +
 	"\acontrol\x18\x02 \x01(\v2\x16.tallystick.v1.ControlH\x00R\acontrol\x12=\n" +
-	"\bcounters\x18\x03 \x01(\v2\x1f.tallystick.v1.ProducerCountersH\x00R\bcountersB\x06\n" +
+	"\bcounters\x18\x03 \x01(\v2\x1f.tallystick.v1.ProducerCountersH\x00R\bcounters\x12;\n" +
+	"\n" +
+	"correction\x18\x05 \x01(\v2\x19.tallystick.v1.UsageEventH\x00R\n" +
+	"correction\x12/\n" +
+	"\x06rerate\x18\x06 \x01(\v2\x15.tallystick.v1.RerateH\x00R\x06rerate\x12%\n" +
+	"\x0esealed_subject\x18\x04 \x01(\fR\rsealedSubjectB\x06\n" +
 	"\x04body\"\xa7\x01\n" +
 	"\aControl\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x18\n" +
 	"\acontent\x18\x04 \x01(\fR\acontent\x127\n" +
-	"\tissued_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\"\x9f\x03\n" +
+	"\tissued_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\"\x93\x01\n" +
+	"\x06Rerate\x12\x19\n" +
+	"\bevent_id\x18\x01 \x01(\tR\aeventId\x12\x1b\n" +
+	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x1a\n" +
+	"\bcorrects\x18\x03 \x01(\tR\bcorrects\x125\n" +
+	"\basked_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aaskedAt\"\x9f\x03\n" +
 	"\x10ProducerCounters\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1f\n" +
 	"\vproducer_id\x18\x02 \x01(\tR\n" +
@@ -958,35 +1120,39 @@ func file_tallystick_v1_event_proto_rawDescGZIP() []byte {
 	return file_tallystick_v1_event_proto_rawDescData
 }
 
-var file_tallystick_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_tallystick_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_tallystick_v1_event_proto_goTypes = []any{
 	(*UsageEvent)(nil),            // 0: tallystick.v1.UsageEvent
 	(*TokenCounts)(nil),           // 1: tallystick.v1.TokenCounts
 	(*EventBatch)(nil),            // 2: tallystick.v1.EventBatch
 	(*LogRecord)(nil),             // 3: tallystick.v1.LogRecord
 	(*Control)(nil),               // 4: tallystick.v1.Control
-	(*ProducerCounters)(nil),      // 5: tallystick.v1.ProducerCounters
-	nil,                           // 6: tallystick.v1.UsageEvent.TagsEntry
-	nil,                           // 7: tallystick.v1.ProducerCounters.RefusedByReasonEntry
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*Rerate)(nil),                // 5: tallystick.v1.Rerate
+	(*ProducerCounters)(nil),      // 6: tallystick.v1.ProducerCounters
+	nil,                           // 7: tallystick.v1.UsageEvent.TagsEntry
+	nil,                           // 8: tallystick.v1.ProducerCounters.RefusedByReasonEntry
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_tallystick_v1_event_proto_depIdxs = []int32{
-	8,  // 0: tallystick.v1.UsageEvent.occurred_at:type_name -> google.protobuf.Timestamp
+	9,  // 0: tallystick.v1.UsageEvent.occurred_at:type_name -> google.protobuf.Timestamp
 	1,  // 1: tallystick.v1.UsageEvent.tokens:type_name -> tallystick.v1.TokenCounts
-	6,  // 2: tallystick.v1.UsageEvent.tags:type_name -> tallystick.v1.UsageEvent.TagsEntry
-	8,  // 3: tallystick.v1.UsageEvent.received_at:type_name -> google.protobuf.Timestamp
+	7,  // 2: tallystick.v1.UsageEvent.tags:type_name -> tallystick.v1.UsageEvent.TagsEntry
+	9,  // 3: tallystick.v1.UsageEvent.received_at:type_name -> google.protobuf.Timestamp
 	0,  // 4: tallystick.v1.EventBatch.events:type_name -> tallystick.v1.UsageEvent
 	0,  // 5: tallystick.v1.LogRecord.usage:type_name -> tallystick.v1.UsageEvent
 	4,  // 6: tallystick.v1.LogRecord.control:type_name -> tallystick.v1.Control
-	5,  // 7: tallystick.v1.LogRecord.counters:type_name -> tallystick.v1.ProducerCounters
-	8,  // 8: tallystick.v1.Control.issued_at:type_name -> google.protobuf.Timestamp
-	7,  // 9: tallystick.v1.ProducerCounters.refused_by_reason:type_name -> tallystick.v1.ProducerCounters.RefusedByReasonEntry
-	8,  // 10: tallystick.v1.ProducerCounters.counted_at:type_name -> google.protobuf.Timestamp
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	6,  // 7: tallystick.v1.LogRecord.counters:type_name -> tallystick.v1.ProducerCounters
+	0,  // 8: tallystick.v1.LogRecord.correction:type_name -> tallystick.v1.UsageEvent
+	5,  // 9: tallystick.v1.LogRecord.rerate:type_name -> tallystick.v1.Rerate
+	9,  // 10: tallystick.v1.Control.issued_at:type_name -> google.protobuf.Timestamp
+	9,  // 11: tallystick.v1.Rerate.asked_at:type_name -> google.protobuf.Timestamp
+	8,  // 12: tallystick.v1.ProducerCounters.refused_by_reason:type_name -> tallystick.v1.ProducerCounters.RefusedByReasonEntry
+	9,  // 13: tallystick.v1.ProducerCounters.counted_at:type_name -> google.protobuf.Timestamp
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_tallystick_v1_event_proto_init() }
@@ -998,6 +1164,8 @@ func file_tallystick_v1_event_proto_init() {
 		(*LogRecord_Usage)(nil),
 		(*LogRecord_Control)(nil),
 		(*LogRecord_Counters)(nil),
+		(*LogRecord_Correction)(nil),
+		(*LogRecord_Rerate)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1005,7 +1173,7 @@ func file_tallystick_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tallystick_v1_event_proto_rawDesc), len(file_tallystick_v1_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
