@@ -19,6 +19,8 @@ type builder struct {
 	arena  arena.Arena // of canonical bytes
 	stats  BatchStats
 	frames frameBuffer
+	// committed is closed when the batch is.
+	committed chan struct{}
 }
 
 // builderPool keeps the memory of batches for all partitions of a Writer: a
@@ -66,7 +68,7 @@ func (b *builder) reset() {
 	b.arena.Reset()
 	b.frames.reset()
 	b.rows = b.rows[:0]
-	b.batch = Batch{Groups: b.batch.Groups[:0], Rows: b.batch.Rows[:0], Controls: b.batch.Controls[:0], Counts: b.batch.Counts[:0]}
+	b.batch = Batch{Groups: b.batch.Groups[:0], Rows: b.batch.Rows[:0], Controls: b.batch.Controls[:0], Counts: b.batch.Counts[:0], Subjects: b.batch.Subjects[:0]}
 }
 
 // seal numbers the entry, encodes, chains and MACs it, and moves the head.
@@ -89,12 +91,13 @@ func (c *core) seal(b *builder, t *tenantState, e *chain.Entry, content Content)
 	}
 	row := Row{
 		Seq: e.Seq, Kind: e.Kind, OccurredAt: e.Event.OccurredAt, Priced: e.Priced, Cost: e.Cost, Key: e.Key, Content: content,
-		Sealed: chain.Sealed{Canonical: canonical, Chain: t.head.Chain, Epoch: t.head.KeyEpoch},
+		Corrects: e.Corrected.Seq,
+		Sealed:   chain.Sealed{Canonical: canonical, Chain: t.head.Chain, Epoch: t.head.KeyEpoch},
 	}
 	row.MAC = t.mac.MAC(e.Seq, &t.head.Chain)
 	t.rows = append(t.rows, len(b.rows))
 	b.rows = append(b.rows, row)
-	if e.Kind == chain.Usage {
+	if e.Kind == chain.Usage || e.Kind == chain.Correction {
 		c.cur[recentKey{t.number, e.Key}] = content
 	}
 	return nil

@@ -38,11 +38,14 @@ type core struct {
 
 	quarantined map[int64]struct{} // offsets that an operator has ruled out
 
-	filter *filter
+	filter   *filter
+	subjects subjects
 	// cur are the keys of the batch being built, prev those of the batch that
 	// may still be committing: what a look-up in the store cannot see.
 	cur, prev map[recentKey]Content
 	known     map[recentKey]Content // answers of the store for this batch
+
+	corrections corrections
 
 	hasher   *chain.Hasher
 	entry    chain.Entry
@@ -82,17 +85,19 @@ type tenantState struct {
 	fresh   bool  // that batch makes the head
 	before  Head  // at the start of that batch
 	rows    []int // of that batch, as indices of build order
+	indexed int   // how many of rows are in corrections.states
 }
 
 // BatchStats counts what a batch decided.
 type BatchStats struct {
-	Records    int
-	Usage      int
-	Unpriced   int
-	Duplicates int
-	Rejected   int
-	Conflicts  int
-	Lookups    int
+	Records     int
+	Usage       int
+	Unpriced    int
+	Corrections int
+	Duplicates  int
+	Rejected    int
+	Conflicts   int
+	Lookups     int
 }
 
 func newCore(topic Topic, partition int32, keys Keys, st State) (*core, error) {
@@ -103,6 +108,7 @@ func newCore(topic Topic, partition int32, keys Keys, st State) (*core, error) {
 		filter:  newFilter(),
 		cur:     make(map[recentKey]Content), prev: make(map[recentKey]Content),
 		known:       make(map[recentKey]Content),
+		corrections: newCorrections(),
 		hasher:      chain.NewHasher(),
 		counts:      make(map[countKey]*CounterRow),
 		number:      st.LastBatch,
@@ -188,9 +194,12 @@ func (c *core) needs(recs []record) (heads []string, refs []KeyRef) {
 		if c.numbers > before {
 			heads = append(heads, t.id)
 		}
-		id, ok := peekEventID(recs[i].value)
+		rec, id, ok := peekEventID(recs[i].value)
 		if !ok {
 			continue
+		}
+		if rec.Kind != event.UsageRecord {
+			c.wantOriginal(t, &rec)
 		}
 		k := recentKey{t.number, event.KeyOf(id)}
 		if t.loaded && !c.filter.maybe(k.tenant, &k.key) {
@@ -208,15 +217,16 @@ func (c *core) needs(recs []record) (heads []string, refs []KeyRef) {
 	return heads, refs
 }
 
-// peekEventID reads the event id of a usage record: field 1 of field 1, which
-// AppendUsageRecord puts first. A record that another program wrote in another
-// order is decoded whole.
-func peekEventID(value []byte) (string, bool) {
-	kind, body, err := event.SplitRecord(value)
-	if err != nil || kind != event.UsageRecord {
-		return "", false
+// peekEventID reads the event id of a usage, correction or re-rate record: field
+// 1 of its body, which AppendUsageRecord puts first. A record that another
+// program wrote in another order is decoded whole.
+func peekEventID(value []byte) (event.Record, string, bool) {
+	rec, err := event.SplitRecord(value)
+	if err != nil || rec.Kind == event.ControlRecord || rec.Kind == event.CountersRecord {
+		return rec, "", false
 	}
-	return event.PeekID(body)
+	id, ok := event.PeekID(rec.Body)
+	return rec, id, ok
 }
 
 // learn takes over what the store answered to needs.
@@ -237,6 +247,7 @@ func (c *core) begin() {
 	c.prev, c.cur = c.cur, c.prev
 	clear(c.cur)
 	clear(c.counts)
+	c.corrections.begin()
 	c.touched = c.touched[:0]
 	c.stats = BatchStats{}
 	c.number++
@@ -263,17 +274,19 @@ func (c *core) build(b *builder, r *record) error {
 			return c.reject(b, c.ownerOf(r.key), r, chain.RejectQuarantined, "")
 		}
 	}
-	kind, body, err := event.SplitRecord(r.value)
+	rec, err := event.SplitRecord(r.value)
 	if err != nil {
 		return c.reject(b, c.ownerOf(r.key), r, chain.RejectUndecodable, "")
 	}
-	switch kind {
+	switch rec.Kind {
 	case event.ControlRecord:
-		return c.control(b, r, body)
+		return c.control(b, r, rec.Body)
 	case event.CountersRecord:
-		return c.counters(b, r, body)
+		return c.counters(b, r, rec.Body)
+	case event.RerateRecord:
+		return c.rerateRecord(b, r, rec.Body)
 	default:
-		return c.usageRecord(b, r, body)
+		return c.usageRecord(b, r, &rec)
 	}
 }
 
@@ -285,42 +298,64 @@ func (c *core) ownerOf(key []byte) *tenantState {
 	return c.systemTenant()
 }
 
-func (c *core) usageRecord(b *builder, r *record, body []byte) error {
+// usageRecord takes a usage event or a correction of one.
+func (c *core) usageRecord(b *builder, r *record, rec *event.Record) error {
 	t := c.ownerOf(r.key)
 	ev := &c.event
-	if err := ev.DecodeProto(body, event.Log); err != nil {
+	if err := ev.DecodeProto(rec.Body, event.Log); err != nil {
 		return c.rejectField(b, t, r, err)
 	}
 	if err := ev.Validate(true); err != nil {
 		return c.rejectField(b, t, r, err)
 	}
+	if (rec.Kind == event.CorrectionRecord) != (ev.Corrects != "") {
+		return c.reject(b, t, r, chain.RejectInvalid, "corrects: "+event.RuleMalformed)
+	}
+	content := Content(ev.ContentMAC[:len(Content{})])
+	key, fresh, err := c.admit(b, t, r, content)
+	switch {
+	case err != nil || !fresh:
+		return err
+	case ev.Corrects != "":
+		return c.correct(b, t, r, key, content)
+	}
+	if err := c.ledgerUsage(b, t, key, content); err != nil {
+		return err
+	}
+	c.subjects.note(b, t, ev, rec.Subject)
+	return nil
+}
+
+// admit decides whose event the one in c.event is and whether its id is new
+// (rule 2). When it is not fresh, all that is to be done about it is done.
+func (c *core) admit(b *builder, t *tenantState, r *record, content Content) (key event.Key, fresh bool, err error) {
+	ev := &c.event
 	if t.id != ev.Tenant {
 		if t.id == c.system {
-			return c.reject(b, t, r, chain.RejectInvalid, "tenant_id: "+event.RuleTenant)
+			return key, false, c.reject(b, t, r, chain.RejectInvalid, "tenant_id: "+event.RuleTenant)
 		}
-		return c.reject(b, t, r, chain.RejectWrongTenant, "tenant_id: "+event.RuleTenant)
+		return key, false, c.reject(b, t, r, chain.RejectWrongTenant, "tenant_id: "+event.RuleTenant)
 	}
 	k := recentKey{t.number, event.KeyOf(ev.ID)}
-	content := Content(ev.ContentMAC[:len(Content{})])
-	if have, ok := c.lookup(k); ok {
-		if have == content {
-			c.stats.Duplicates++
-			c.count(t, ev.ProducerID).Duplicates++
-			return nil
-		}
+	have, known := c.lookup(k)
+	switch {
+	case !known:
+		return k.key, true, nil
+	case have == content:
+		c.stats.Duplicates++
+		c.count(t, ev.ProducerID).Duplicates++
+		return k.key, false, nil
+	default:
 		c.stats.Conflicts++
 		c.count(t, ev.ProducerID).Conflicts++
-		return c.reject(b, t, r, chain.RejectConflict, "event_id: "+event.RuleDuplicate)
+		return k.key, false, c.reject(b, t, r, chain.RejectConflict, "event_id: "+event.RuleDuplicate)
 	}
-	return c.ledgerUsage(b, t, k.key, content)
 }
 
 // ledgerUsage appends the usage event in c.event to the tenant's chain.
 func (c *core) ledgerUsage(b *builder, t *tenantState, key event.Key, content Content) error {
-	if c.book != nil && t.head.PriceBook != chain.Hash(c.book.Hash()) {
-		if err := c.nameBook(b, t); err != nil {
-			return err
-		}
+	if err := c.nameBook(b, t); err != nil {
+		return err
 	}
 	e := &c.entry
 	e.Reset()
@@ -362,6 +397,9 @@ func (c *core) price(e *chain.Entry) {
 // chain, just before the first entry that uses it (rule 5).
 func (c *core) nameBook(b *builder, t *tenantState) error {
 	row := &c.bookControl
+	if c.book == nil || t.head.PriceBook == row.Hash {
+		return nil
+	}
 	pos := chain.Position{TopicID: c.topic.ID, Partition: c.partition, Offset: row.Offset}
 	c.touch(t)
 	t.head.PriceBook = row.Hash
@@ -482,7 +520,7 @@ func (c *core) reject(b *builder, t *tenantState, r *record, reason, field strin
 	if reason == chain.RejectConflict {
 		e.Event.ID, e.Event.ProducerID, e.Event.ReceivedAt = c.event.ID, c.event.ProducerID, c.event.ReceivedAt
 		e.Event.OccurredAt = c.event.OccurredAt
-		e.Event.ContentMAC, e.Event.HasContentMAC = c.event.ContentMAC, true
+		e.Event.ContentMAC, e.Event.HasContentMAC = c.event.ContentMAC, c.event.HasContentMAC
 		content = Content(c.event.ContentMAC[:len(content)])
 	} else {
 		c.count(t, "").Rejected++
@@ -509,6 +547,6 @@ func (c *core) touch(t *tenantState) {
 	if t.touched == c.number {
 		return
 	}
-	t.touched, t.before, t.fresh, t.stored = c.number, t.head, !t.stored, true
+	t.touched, t.before, t.fresh, t.stored, t.indexed = c.number, t.head, !t.stored, true, 0
 	c.touched = append(c.touched, t)
 }

@@ -71,6 +71,9 @@ func (b *bench) try() (BatchStats, error) {
 	gotHeads, _ := s.Heads(b.t.Context(), heads)
 	gotKeys, _ := s.Known(b.t.Context(), refs)
 	c.learn(gotHeads, gotKeys)
+	wanted, _ := c.originals()
+	gotOriginals, _ := s.Originals(b.t.Context(), wanted)
+	c.learnOriginals(gotOriginals)
 	for i := range recs {
 		if err := c.build(out, &recs[i]); err != nil {
 			return c.stats, err
@@ -113,7 +116,7 @@ func (m *simModel) makeTenants(ids ...string) {
 // timestamps, registrar.go makes new records, and the pipeline waits: nothing
 // of that is stored in an entry.
 func TestRule01CoreReadsNoClock(t *testing.T) {
-	for _, name := range []string{"core.go", "builder.go", "filter.go", "loader.go", "chain/chain.go", "chain/codec.go", "chain/entry.go", "chain/frame.go"} {
+	for _, name := range []string{"core.go", "correction.go", "builder.go", "filter.go", "loader.go", "chain/chain.go", "chain/codec.go", "chain/entry.go", "chain/frame.go"} {
 		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
 		if err != nil {
 			t.Fatal(err)

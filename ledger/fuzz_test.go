@@ -61,11 +61,11 @@ func FuzzBuild(f *testing.F) {
 
 // repeatsEpoch reports a key epoch, which may be in force already.
 func repeatsEpoch(value []byte) bool {
-	kind, body, err := event.SplitRecord(value)
-	if err != nil || kind != event.ControlRecord {
+	rec, err := event.SplitRecord(value)
+	if err != nil || rec.Kind != event.ControlRecord {
 		return false
 	}
-	c, err := event.DecodeControl(body)
+	c, err := event.DecodeControl(rec.Body)
 	return err == nil && c.Kind == event.ControlKeyEpoch
 }
 

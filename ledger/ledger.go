@@ -38,6 +38,10 @@ type Store interface {
 	Heads(ctx context.Context, tenants []string) ([]Head, error)
 	// Known returns those of the keys that the ledger holds, in any order.
 	Known(ctx context.Context, refs []KeyRef) ([]KnownKey, error)
+	// Originals returns, for those of the refs that are usage entries of the
+	// ledger, the newest entry that says what the original comes to. A ref may
+	// stand there twice.
+	Originals(ctx context.Context, refs []KeyRef) ([]Original, error)
 	// Keys calls fn for every key of the tenants. The slice is reused.
 	Keys(ctx context.Context, tenants []string, fn func(tenant string, keys []event.Key)) error
 	// Commit makes the batch durable in one transaction. ErrFenced when another
@@ -119,6 +123,8 @@ type Batch struct {
 	Rows     []Row // grouped by tenant, in sequence order: the order of publication
 	Controls []ControlRow
 	Counts   []CounterRow
+	// Subjects are the persons that the batch may be the first to name.
+	Subjects []SubjectRow
 }
 
 // Group is the rows of one tenant in a batch, and what they do to its head.
@@ -140,6 +146,7 @@ type Row struct {
 	Cost       money.Pico
 	Key        event.Key
 	Content    Content
+	Corrects   int64 // of a correction, the number of its original
 }
 
 // ControlRow is a global control record with its place in the log.

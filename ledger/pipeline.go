@@ -45,6 +45,8 @@ type pipeline struct {
 	noted     int64 // published batch that the store knows of
 
 	narrow narrowing
+	// handed is closed when the batch that was handed over last is committed.
+	handed chan struct{}
 
 	recs  recordBuffer
 	loads *loader
@@ -109,6 +111,7 @@ func (p *pipeline) buildLoop(ctx context.Context, reader Reader) error {
 		if err == nil {
 			select {
 			case p.commits <- b:
+				p.handed = b.committed
 				continue
 			case <-p.work.Done():
 				err = context.Cause(p.work)
@@ -181,11 +184,15 @@ func (p *pipeline) next(ctx context.Context, reader Reader, wait time.Duration) 
 func (p *pipeline) build(b *builder) error {
 	c := p.core
 	b.reset()
+	b.committed = make(chan struct{})
 	c.begin()
 	p.loads.absorb(c)
 	recs := p.recs.pending()
 	recs = recs[:min(len(recs), p.narrow.limit(p.st.NextOffset, p.w.opts.MaxBatchRecords))]
 	if err := p.read(c.needs(recs)); err != nil {
+		return err
+	}
+	if err := p.readOriginals(c.originals()); err != nil {
 		return err
 	}
 	n := 0
@@ -227,6 +234,28 @@ func (p *pipeline) read(tenants []string, refs []KeyRef) error {
 	return nil
 }
 
+// readOriginals fetches what the batch's corrections are about, when there are
+// any: in one round trip, after the commit of the batch before if that one has a
+// part in it.
+func (p *pipeline) readOriginals(refs []KeyRef, afterCommit bool) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	if afterCommit {
+		select {
+		case <-p.handed:
+		case <-p.work.Done():
+			return context.Cause(p.work)
+		}
+	}
+	found, err := p.w.store.Originals(p.work, refs)
+	if err != nil {
+		return fmt.Errorf("read originals of corrections: %w", err)
+	}
+	p.core.learnOriginals(found)
+	return nil
+}
+
 // commitLoop commits batches in order.
 func (p *pipeline) commitLoop() {
 	defer close(p.publish)
@@ -238,6 +267,7 @@ func (p *pipeline) commitLoop() {
 			p.fail(&batchError{b.batch.FirstOffset, b.batch.NextOffset - 1, fmt.Errorf("commit batch %d: %w", b.batch.Number, err)})
 			return
 		}
+		close(b.committed)
 		p.noteCommitted(b)
 		select {
 		case p.publish <- b:

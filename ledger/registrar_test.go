@@ -64,11 +64,11 @@ func TestRegistrarHoldsWhatIsNotAnnounced(t *testing.T) {
 	}
 	for i, id := range []tenant.ID{"acme", "bravo"} {
 		rec := log.recs[i]
-		kind, body, err := event.SplitRecord(rec.Value)
-		if err != nil || kind != event.ControlRecord || string(rec.Key) != string(id) || rec.Partition != id.Partition(simTopic.Partitions) {
-			t.Fatalf("record %d: kind %v key %s partition %d, %v", i, kind, rec.Key, rec.Partition, err)
+		parts, err := event.SplitRecord(rec.Value)
+		if err != nil || parts.Kind != event.ControlRecord || string(rec.Key) != string(id) || rec.Partition != id.Partition(simTopic.Partitions) {
+			t.Fatalf("record %d: kind %v key %s partition %d, %v", i, parts.Kind, rec.Key, rec.Partition, err)
 		}
-		if c, err := event.DecodeControl(body); err != nil || c.Tenant != string(id) || c.Kind != event.ControlKeyEpoch || c.Version != "1" {
+		if c, err := event.DecodeControl(parts.Body); err != nil || c.Tenant != string(id) || c.Kind != event.ControlKeyEpoch || c.Version != "1" {
 			t.Errorf("record %d: %+v, %v", i, c, err)
 		}
 	}

@@ -42,7 +42,10 @@ type simModel struct {
 	bookAt      int64
 	ids         map[[2]string][32]byte // content MAC by tenant and id
 	idList      map[string][]string
+	nets        map[[2]string]*simNet         // by tenant and id of the usage entry
+	sent        map[string]map[string]simSent // a correction per tenant, by its id
 	counts      map[[2]string]CounterRow
+	persons     map[[2]string]bool // who was ledgered, by tenant and pseudonym
 	quarantined []int64
 	events      int
 }
@@ -51,7 +54,8 @@ func newSimModel(rng *rand.Rand) *simModel {
 	m := &simModel{
 		log: &simLog{}, rng: rng, system: string(tenant.System(simPartition)), want: map[string][]string{},
 		epoch: map[string]int{}, named: map[string]string{}, ids: map[[2]string][32]byte{},
-		idList: map[string][]string{}, counts: map[[2]string]CounterRow{},
+		idList: map[string][]string{}, nets: map[[2]string]*simNet{}, sent: map[string]map[string]simSent{}, counts: map[[2]string]CounterRow{},
+		persons: map[[2]string]bool{},
 	}
 	for n := 0; len(m.names) < 5 || m.away == ""; n++ {
 		id := fmt.Sprintf("tenant-%d", n)
@@ -101,6 +105,8 @@ func (m *simModel) fill(n int) {
 			m.priceBook()
 		case p < 80:
 			m.chosenID()
+		case p < 90:
+			m.correction()
 		default:
 			m.bad()
 		}
@@ -115,7 +121,21 @@ func (m *simModel) usage(tenant, id string, tokensIn int64, producer string) (va
 	}
 	e.Tokens[tokens.Input] = tokensIn
 	e.ContentMAC = sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d/%s", tenant, id, tokensIn, producer))
-	return event.AppendUsageRecord(nil, &e), e.ContentMAC
+	var sealed []byte
+	if e.UserPseudonym = personOf(id); e.UserPseudonym != "" {
+		sealed = []byte("sealed " + tenant + " " + e.UserPseudonym)
+	}
+	fields, span := e.AppendProducerMarked(nil)
+	return event.AppendUsageRecordOf(nil, &e, fields, span, sealed), e.ContentMAC
+}
+
+// personOf is who calls: the same person of each id, and nobody of every third.
+func personOf(id string) string {
+	h := sha256.Sum256([]byte(id))
+	if n := int(h[0]) % 12; n < 8 {
+		return fmt.Sprintf("%032x", n)
+	}
+	return ""
 }
 
 // put writes a usage record and says what must come of it.
@@ -136,17 +156,17 @@ func (m *simModel) put(key, id string, tokensIn int64, producer string) {
 		m.entry(key, "rejected conflict @%d", offset)
 	default:
 		m.ids[[2]string{key, id}] = mac
+		if p := personOf(id); p != "" {
+			m.persons[[2]string{key, p}] = true
+		}
 		m.idList[key] = append(m.idList[key], id)
-		if m.book != "" && m.named[key] != m.book {
-			m.named[key] = m.book
-			m.entry(key, "control price_book %s @%d", m.book, m.bookAt)
-		}
+		m.nameBook(key)
 		cost := "unpriced"
-		if m.book != "" {
-			// A book named "b<n>" asks n e-12 USD a token.
-			rate, _ := strconv.Atoi(m.book[1:])
-			cost = fmt.Sprint(tokensIn * int64(rate))
+		net := &simNet{seq: len(m.want[key]) + 1, tokens: tokensIn}
+		if n, priced := m.price(tokensIn); priced {
+			net.cost, net.priced, cost = n, true, fmt.Sprint(n)
 		}
+		m.nets[[2]string{key, id}] = net
 		m.entry(key, "usage %s %s @%d", id, cost, offset)
 		return
 	}
@@ -226,7 +246,7 @@ func (m *simModel) keyEpoch() {
 }
 
 func (m *simModel) priceBook() {
-	rate := 1 + m.rng.IntN(3)
+	rate := m.rng.IntN(4)
 	offset := m.control(m.system, &event.Control{Kind: event.ControlPriceBook, Version: fmt.Sprintf("b%d", rate), Content: simBook(rate).Marshal()})
 	if name := fmt.Sprintf("b%d", rate); name != m.book {
 		m.book = name
@@ -234,13 +254,18 @@ func (m *simModel) priceBook() {
 	m.bookAt = offset
 }
 
-// simBook asks rate e-12 USD for an input token.
+// simBook asks rate e-12 USD for an input token; at rate 0 it does not know the
+// model.
 func simBook(rate int) *pricing.Book {
+	model := "m"
+	if rate == 0 {
+		model = "unknown"
+	}
 	rates := pricing.NoRates()
 	rates[tokens.Input] = pricing.Rate(rate) * 1_000_000
 	long := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 	b, err := pricing.NewBook(pricing.Header{Version: fmt.Sprintf("b%d", rate)}, []pricing.Row{{
-		Provider: "openai", Model: "m", ValidFrom: long, KnownFrom: long, Sheets: []pricing.Sheet{{Rates: rates}},
+		Provider: "openai", Model: model, ValidFrom: long, KnownFrom: long, Sheets: []pricing.Sheet{{Rates: rates}},
 	}}, nil)
 	if err != nil {
 		panic(err)
@@ -322,6 +347,8 @@ func told(e *chain.Entry) string {
 			cost = fmt.Sprint(int64(e.Cost))
 		}
 		return fmt.Sprintf("usage %s %s @%d", e.Event.ID, cost, at)
+	case chain.Correction:
+		return toldCorrection(e)
 	case chain.Rejected:
 		return fmt.Sprintf("rejected %s @%d", e.RejectReason, at)
 	case chain.Control:

@@ -35,6 +35,7 @@ type simDB struct {
 	keys        map[KeyRef]KnownKey
 	batches     []*Batch
 	counts      map[[2]string]CounterRow
+	subjects    []SubjectRow // as they came, later ones of one person too
 	commits     int
 	fenced      int
 	failed      int // commits that did not answer well
@@ -107,6 +108,31 @@ func (s simStore) Known(ctx context.Context, refs []KeyRef) ([]KnownKey, error) 
 		if k, ok := s.db.keys[ref]; ok {
 			out = append(out, k)
 		}
+	}
+	slices.Reverse(out) // any order is allowed
+	return out, s.p.read.after()
+}
+
+func (s simStore) Originals(ctx context.Context, refs []KeyRef) ([]Original, error) {
+	if err := s.p.read.call(ctx); err != nil {
+		return nil, err
+	}
+	s.db.mu.Lock()
+	defer s.db.mu.Unlock()
+	var out []Original
+	for _, ref := range refs {
+		k, ok := s.db.keys[ref]
+		if !ok || s.db.entries[ref.Tenant][k.Seq-1].Kind != chain.Usage {
+			continue
+		}
+		newest := s.db.entries[ref.Tenant][k.Seq-1].Canonical
+		var e chain.Entry
+		for _, row := range s.db.entries[ref.Tenant] {
+			if row.Kind == chain.Correction && e.Decode(row.Canonical) == nil && e.Corrected.Seq == k.Seq {
+				newest = row.Canonical
+			}
+		}
+		out = append(out, Original{ref, newest})
 	}
 	slices.Reverse(out) // any order is allowed
 	return out, s.p.read.after()
@@ -250,6 +276,7 @@ func (db *simDB) apply(b *Batch) error {
 		}
 	}
 	db.controls = append(db.controls, b.Controls...)
+	db.subjects = append(db.subjects, b.Subjects...)
 	for _, c := range b.Counts {
 		k := [2]string{c.Tenant, c.ProducerID}
 		sum := db.counts[k]
@@ -271,7 +298,7 @@ func (db *simDB) insert(tenant string, r *Row) {
 		db.fatal("%s: entry %d after %d entries", tenant, r.Seq, len(db.entries[tenant]))
 	}
 	db.entries[tenant] = append(db.entries[tenant], *r)
-	if r.Kind != chain.Usage {
+	if r.Kind != chain.Usage && r.Kind != chain.Correction {
 		return
 	}
 	ref := KeyRef{tenant, r.Key}
@@ -291,6 +318,10 @@ func copyBatch(b *Batch) *Batch {
 	}
 	c.Controls = append([]ControlRow(nil), b.Controls...)
 	c.Counts = append([]CounterRow(nil), b.Counts...)
+	c.Subjects = append([]SubjectRow(nil), b.Subjects...)
+	for i := range c.Subjects {
+		c.Subjects[i].Identity = bytes.Clone(c.Subjects[i].Identity)
+	}
 	return &c
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -40,7 +41,7 @@ func TestSimulation(t *testing.T) {
 		}
 	}
 	t.Logf("%d seeds: %+v", n, total)
-	if n >= 100 && (total.fenced == 0 || total.kills == 0 || total.failedCommits == 0 || total.duplicates == 0) {
+	if n >= 100 && (total.fenced == 0 || total.kills == 0 || total.failedCommits == 0 || total.duplicates == 0 || total.corrections == 0) {
 		t.Errorf("the worlds were too kind: %+v", total)
 	}
 }
@@ -56,7 +57,7 @@ func atoi(t *testing.T, s string) int {
 
 // simOutcome counts what happened, to show that the faults did.
 type simOutcome struct {
-	records, entries, commits, fenced, kills, failedCommits, duplicates, republished int
+	records, entries, commits, fenced, kills, failedCommits, duplicates, republished, corrections int
 }
 
 func (o *simOutcome) add(p simOutcome) {
@@ -68,6 +69,7 @@ func (o *simOutcome) add(p simOutcome) {
 	o.failedCommits += p.failedCommits
 	o.duplicates += p.duplicates
 	o.republished += p.republished
+	o.corrections += p.corrections
 }
 
 // runSimulation writes one log with processes that are killed, stopped, cut off
@@ -121,10 +123,16 @@ func runSimulation(t *testing.T, seed uint64) (out simOutcome) {
 	time.Sleep(time.Minute) // and so may a commit that a server still holds
 	checkSimLedger(t, m, db)
 	checkPublished(t.Errorf, topics, db)
-	checkReplay(t, m, db, rng)
+	checkReplay(t, m, db, rng, 0)
+	checkReplay(t, m, db, rng, rng.IntN(len(db.batches)+1))
 	out.records, out.commits, out.fenced = len(m.log.recs), db.commits, db.fenced
 	for _, rows := range db.entries {
 		out.entries += len(rows)
+		for i := range rows {
+			if rows[i].Kind == chain.Correction {
+				out.corrections++
+			}
+		}
 	}
 	for _, c := range m.counts {
 		out.duplicates += int(c.Duplicates)
@@ -197,16 +205,38 @@ func checkSimLedger(t *testing.T, m *simModel, db *simDB) {
 			t.Errorf("counters of %v: %+v, want %+v", k, got, want)
 		}
 	}
+	checkSimPersons(t, m, db)
 	if len(db.counts) != len(m.counts) {
 		t.Errorf("%d counter rows, want %d", len(db.counts), len(m.counts))
 	}
 }
 
-// checkReplay writes the same log into an empty database in batches that fall
-// elsewhere: every byte must be the same.
-func checkReplay(t *testing.T, m *simModel, db *simDB, rng *rand.Rand) {
+// checkSimPersons: the store was told of every person in a ledgered event, with
+// what was sealed for them, and of nobody else.
+func checkSimPersons(t *testing.T, m *simModel, db *simDB) {
+	told := map[[2]string]bool{}
+	for _, s := range db.subjects {
+		told[[2]string{s.Tenant, s.Pseudonym}] = true
+		if want := "sealed " + s.Tenant + " " + s.Pseudonym; string(s.Identity) != want {
+			t.Errorf("the identity of %s is %q, want %q", s.Pseudonym, s.Identity, want)
+		}
+	}
+	if !maps.Equal(told, m.persons) {
+		t.Errorf("the store was told of %d persons, want %d", len(told), len(m.persons))
+	}
+}
+
+// checkReplay restores the first batches into an empty database and writes the
+// rest of the same log in batches that fall elsewhere: every byte must be the same.
+func checkReplay(t *testing.T, m *simModel, db *simDB, rng *rand.Rand, restored int) {
 	again := newSimDB(t.Errorf, simTopic)
 	again.quarantined = db.quarantined
+	for _, b := range db.batches[:restored] {
+		again.state.Epoch = b.Epoch
+		if err := again.apply(b); err != nil {
+			t.Fatalf("restore batch %d: %v", b.Number, err)
+		}
+	}
 	p := newSimProcess("replay", rng.Uint64(), 0)
 	stop, _ := startSim(t, p, m, again, &simTopics{}, simOptions(rng))
 	for again.next() < int64(len(m.log.recs)) {

@@ -28,7 +28,7 @@ func (s *Store) Commit(ctx context.Context, b *ledger.Batch) error {
 		return err
 	}
 	defer release()
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	tx, err := s.db.Begin(ctx, conn)
 	if err != nil {
 		return classify(err)
 	}
@@ -40,7 +40,7 @@ func (s *Store) Commit(ctx context.Context, b *ledger.Batch) error {
 	return classify(tx.Commit(ctx))
 }
 
-func (s *Store) write(ctx context.Context, tx postgres.Tx, b *ledger.Batch, buf *commitBuffers) error {
+func (s *Store) write(ctx context.Context, tx *postgres.Bound, b *ledger.Batch, buf *commitBuffers) error {
 	if err := s.compareAndSet(ctx, tx, b, buf); err != nil {
 		return err
 	}
@@ -60,12 +60,12 @@ func (s *Store) write(ctx context.Context, tx postgres.Tx, b *ledger.Batch, buf 
 // compareAndSet fences the partition and moves the heads, in one round trip.
 // Locks are taken in the order partition, then tenants by id (the groups are
 // sorted), so that two writers can never wait for each other.
-func (s *Store) compareAndSet(ctx context.Context, tx postgres.Tx, b *ledger.Batch, buf *commitBuffers) error {
+func (s *Store) compareAndSet(ctx context.Context, tx *postgres.Bound, b *ledger.Batch, buf *commitBuffers) error {
 	h := &buf.heads
 	h.fill(b)
 	var batch pgx.Batch
 	if len(h.tenants) > 0 {
-		batch.Queue("select sec.enter($1)", s.db.Signer().Token(h.tenants))
+		batch.Queue("select sec.enter($1)", s.db.Token(tx, h.tenants))
 	}
 	expect(&batch, 1, "partition", `
 		update ledger.partition set next_offset = $5, last_batch = $6, published_batch = greatest(published_batch, $7)
@@ -92,6 +92,8 @@ func (s *Store) compareAndSet(ctx context.Context, tx postgres.Tx, b *ledger.Bat
 	}
 	queueControls(&batch, b)
 	queueCounts(&batch, b)
+	queueSubjects(&batch, b)
+	queueCorrections(&batch, b)
 	batch.Queue(`
 		insert into ledger.batch (partition, batch, first_offset, next_offset, tenants, first_seqs, counts)
 		values ($1, $2, $3, $4, $5, $6, $7)`,

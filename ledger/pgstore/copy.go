@@ -85,7 +85,7 @@ func (s *copyStream) fill() {
 // unique by their place in the log, which the fence keeps; were their keys here
 // too, a producer could choose an id that takes the room of a rejection to come.
 func appendUsageKey(b []byte, tenant string, r *ledger.Row) []byte {
-	if r.Kind != chain.Usage {
+	if r.Kind != chain.Usage && r.Kind != chain.Correction {
 		return b
 	}
 	return appendKey(b, tenant, r)

@@ -122,17 +122,7 @@ func scanHead(row pgx.CollectableRow) (h ledger.Head, err error) {
 
 // Known reads those of the keys that the ledger holds.
 func (s *Store) Known(ctx context.Context, refs []ledger.KeyRef) ([]ledger.KnownKey, error) {
-	ids := make([]string, len(refs))
-	keys := make([][16]byte, len(refs))
-	seen := make(map[string]struct{})
-	var tenants []string
-	for i := range refs {
-		ids[i], keys[i] = refs[i].Tenant, refs[i].Key
-		if _, ok := seen[refs[i].Tenant]; !ok {
-			seen[refs[i].Tenant] = struct{}{}
-			tenants = append(tenants, refs[i].Tenant)
-		}
-	}
+	tenants, ids, keys := refColumns(refs)
 	var known []ledger.KnownKey
 	err := s.db.InTenants(ctx, tenants, func(tx postgres.Tx) error {
 		rows, err := tx.Query(ctx, `

@@ -41,7 +41,10 @@ const (
 	formHash        // 32 bytes, not all zero
 	form32          // 32 bytes
 	form16          // 16 bytes
+	formBytes       // one byte or more
 	formTokens
+	formDelta       // 8 bytes, two's complement, not all zero
+	formTokenDeltas // classes as in formTokens, each with a formDelta
 	formTags
 	formReasons
 )
@@ -50,6 +53,7 @@ const (
 const (
 	tagTenant         = 2
 	tagOccurredAt     = 3
+	tagReceivedAt     = 50
 	tagSeq            = 64
 	tagTopicID        = 65
 	tagKey            = 68
@@ -79,12 +83,14 @@ var fields = [256]field{
 	25: {formFlag, anyKind}, 26: {formText, anyKind}, 27: {formText, anyKind}, 30: {formText, anyKind},
 	31: {formText, anyKind}, 32: {formText, anyKind}, 33: {formText, anyKind}, 34: {formText, anyKind},
 	35: {formText, anyKind}, 36: {formText, anyKind}, 37: {formTags, anyKind}, 40: {formText, anyKind},
-	41: {formText, anyKind}, 42: {formText, anyKind}, 50: {formTime, anyKind}, 51: {form32, anyKind},
-	52: {formText, anyKind}, 53: {formUint, anyKind},
+	41: {formText, anyKind}, 42: {formText, anyKind}, 43: {formText, anyKind}, 45: {formText, anyKind}, 50: {formTime, anyKind}, 51: {form32, anyKind},
+	52: {formText, anyKind}, 53: {formUint, anyKind}, 54: {formBytes, anyKind},
 
 	64: {formUint, anyKind}, 65: {form16, anyKind}, 66: {formUint31, anyKind}, 67: {formUint, anyKind}, 68: {form16, anyKind},
 	70: {formInt, moneyKinds}, 71: {formHash, moneyKinds}, 72: {formText, moneyKinds}, 73: {formText, moneyKinds},
 	74: {formUint, moneyKinds},
+	75: {formDelta, 1 << kindCorrection}, 76: {formTokenDeltas, 1 << kindCorrection}, 77: {formUint, 1 << kindCorrection},
+	78: {formInt, 1 << kindCorrection}, 79: {formDelta, 1 << kindCorrection},
 	80: {formText, 1 << kindRejected}, 81: {formText, 1 << kindRejected}, 82: {formHash, 1 << kindRejected},
 	83: {formUint, 1 << kindRejected},
 	90: {formText, 1 << kindControl}, 91: {formText, 1 << kindControl}, 92: {formHash, 1 << kindControl},
@@ -98,6 +104,7 @@ type content struct {
 	seq         int64
 	tenant      []byte
 	occurred    int64 // unix nanoseconds, 0 is none
+	received    int64 // the same
 	priced      bool
 	cost        int64
 	control     []byte // kind of a control entry
@@ -129,6 +136,8 @@ func (c *content) decode(b []byte) error {
 			c.tenant = v
 		case tagOccurredAt:
 			c.occurred = int64(binary.BigEndian.Uint64(v))
+		case tagReceivedAt:
+			c.received = int64(binary.BigEndian.Uint64(v))
 		case tagSeq:
 			c.seq = number(v)
 		case tagTopicID:
@@ -173,7 +182,7 @@ func length(b []byte) (n uint64, rest []byte, ok bool) {
 // fits reports whether a value has the form.
 func (f form) fits(v []byte) bool {
 	switch f {
-	case formText:
+	case formText, formBytes:
 		return len(v) > 0
 	case formUint:
 		return isUint(v)
@@ -181,7 +190,7 @@ func (f form) fits(v []byte) bool {
 		return isUint(v) && number(v) < 1<<31
 	case formFlag:
 		return len(v) == 0
-	case formTime:
+	case formTime, formDelta:
 		return len(v) == 8 && binary.BigEndian.Uint64(v) != 0
 	case formInt:
 		return len(v) == 8
@@ -192,7 +201,9 @@ func (f form) fits(v []byte) bool {
 	case form16:
 		return len(v) == 16
 	case formTokens:
-		return isTokens(v)
+		return isTokens(v, formUint)
+	case formTokenDeltas:
+		return isTokens(v, formDelta)
 	case formTags:
 		return isTags(v)
 	case formReasons:
@@ -216,12 +227,12 @@ func number(v []byte) (n int64) {
 // tokenClasses is how many classes of tokens there are.
 const tokenClasses = 10
 
-func isTokens(v []byte) bool {
+func isTokens(v []byte, counts form) bool {
 	last := 0
 	for len(v) > 0 {
 		class := int(v[0])
 		n, rest, ok := take(v[1:])
-		if !ok || class <= last || class > tokenClasses || !isUint(n) {
+		if !ok || class <= last || class > tokenClasses || !counts.fits(n) {
 			return false
 		}
 		v, last = rest, class
