@@ -45,20 +45,24 @@ func (p Purpose) valid(epoch uint32) bool {
 	}
 }
 
-// Epoch is the active epoch of a purpose: the one that new MACs, signatures and
-// seals are made under. It is 0 for purposes that have no epochs, and for a
-// tenant without keys. Another process may move it at any time, so whoever
-// signs asks each time.
-func (r *Ring) Epoch(id tenant.ID, p Purpose) uint32 {
-	if p == Dedupe || p == Pseudonym || !r.Has(id) {
-		return 0
+// SigningKey is the key that signs checkpoints: Ed25519 with the derived key of
+// Checkpoint as its seed. Only the active epoch signs; errors are ErrEpoch for
+// any other one, and those of Derive.
+func (r *Ring) SigningKey(id tenant.ID, epoch uint32) (ed25519.PrivateKey, error) {
+	if err := r.refresh(); err != nil {
+		return nil, err
 	}
-	return 1
+	t, err := r.lookup(id)
+	if err != nil {
+		return nil, err
+	}
+	if active := t.active[SeriesCheckpoint]; epoch != active {
+		return nil, fmt.Errorf("%w: checkpoint epoch %d of tenant %q, %d is active", ErrEpoch, epoch, id, active)
+	}
+	return r.checkpointKey(id, epoch)
 }
 
-// SigningKey is the key that signs checkpoints of one epoch: Ed25519 with the
-// derived key of Checkpoint as its seed. Errors: those of Derive.
-func (r *Ring) SigningKey(id tenant.ID, epoch uint32) (ed25519.PrivateKey, error) {
+func (r *Ring) checkpointKey(id tenant.ID, epoch uint32) (ed25519.PrivateKey, error) {
 	seed, err := r.Derive(id, Checkpoint, epoch)
 	if err != nil {
 		return nil, err
@@ -66,9 +70,9 @@ func (r *Ring) SigningKey(id tenant.ID, epoch uint32) (ed25519.PrivateKey, error
 	return ed25519.NewKeyFromSeed(seed[:]), nil
 }
 
-// VerifyKey is the public half of SigningKey, for any epoch that has been.
+// VerifyKey is the public half of SigningKey, for any epoch.
 func (r *Ring) VerifyKey(id tenant.ID, epoch uint32) (ed25519.PublicKey, error) {
-	key, err := r.SigningKey(id, epoch)
+	key, err := r.checkpointKey(id, epoch)
 	if err != nil {
 		return nil, err
 	}
@@ -77,8 +81,9 @@ func (r *Ring) VerifyKey(id tenant.ID, epoch uint32) (ed25519.PublicKey, error) 
 
 // Derive gives a tenant's key for a purpose and key epoch. It costs a few
 // hash blocks, so callers keep what they got. Errors: ErrNoKey for a tenant
-// without keys, ErrPurpose for a purpose or an epoch that does not exist, and
-// ErrCorrupt when a look for new keys finds damage.
+// without keys, ErrPurpose for a purpose or an epoch that does not exist,
+// ErrUnavailable while the key service is away, and ErrCorrupt when a look for
+// new keys finds damage.
 func (r *Ring) Derive(id tenant.ID, p Purpose, epoch uint32) ([KeyBytes]byte, error) {
 	if !p.valid(epoch) {
 		return [KeyBytes]byte{}, fmt.Errorf("%w: %q epoch %d", ErrPurpose, p, epoch)
@@ -87,7 +92,11 @@ func (r *Ring) Derive(id tenant.ID, p Purpose, epoch uint32) ([KeyBytes]byte, er
 	if err != nil {
 		return [KeyBytes]byte{}, err
 	}
-	return subkey(t.integrity, p, id, epoch)
+	secret, err := r.secret(t.integrity)
+	if err != nil {
+		return [KeyBytes]byte{}, err
+	}
+	return subkey(secret, p, id, epoch)
 }
 
 // ExportMACKey is the MAC key of one epoch, for `ledger verify` and for an

@@ -13,14 +13,22 @@ var (
 	// secret may already have been read.
 	ErrPermissions = errors.New("keyring: permissions are too open")
 	// ErrMasterKey says that the master key is missing beside existing records,
-	// has the wrong size, or does not open them. The operator restores the right
-	// file; the ring never makes a new one over existing records.
+	// has the wrong size, or does not open them, or that a key service refuses to
+	// open what it is said to have wrapped. The operator restores the right file or
+	// setting; the ring never makes a new master key over existing records.
 	ErrMasterKey = errors.New("keyring: master key missing or wrong")
 	// ErrCorrupt says that bytes which were once durable have changed. The
 	// operator restores the file from the keys store's own backup.
 	ErrCorrupt = errors.New("keyring: key file is damaged")
-	// ErrPurpose says that a derivation was asked for that does not exist.
+	// ErrPurpose says that a derivation or a series was asked for that does not
+	// exist.
 	ErrPurpose = errors.New("keyring: unknown purpose or epoch")
+	// ErrEpoch says that the epoch is not the active one. Who signs asks for the
+	// active one again: it has moved.
+	ErrEpoch = errors.New("keyring: not the active epoch")
+	// ErrUnavailable says that the key service cannot be reached or does not
+	// serve us now. Time mends it: the edge answers 503, the ledger waits.
+	ErrUnavailable = errors.New("keyring: the key service is away")
 	// ErrDestroyed says that the tenant's sealing root was destroyed: what was
 	// sealed under it is gone for good, and nothing is sealed any more.
 	ErrDestroyed = errors.New("keyring: the tenant's sealing root is destroyed")

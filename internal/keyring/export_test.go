@@ -1,11 +1,19 @@
 package keyring
 
-import "github.com/tallystick/tallystick/internal/tenant"
+import (
+	"context"
+
+	"github.com/tallystick/tallystick/internal/tenant"
+)
 
 // IntegrityRoot lets tests derive by another way.
 func IntegrityRoot(r *Ring, id tenant.ID) [KeyBytes]byte {
 	t, _ := r.find(id)
-	return t.integrity
+	k, err := r.secret(t.integrity)
+	if err != nil {
+		panic(err)
+	}
+	return k
 }
 
 // Subkey is the derivation from a root that a test chooses.
@@ -17,22 +25,46 @@ func Subkey(root [KeyBytes]byte, p Purpose, id tenant.ID, epoch uint32) [KeyByte
 	return k
 }
 
-// ParseLog runs the file's parser on hostile bytes under a fixed master key.
-func ParseLog(data []byte) (keys, used int, err error) {
-	w, err := newLocalWrapper(make([]byte, KeyBytes))
+// ParseLog reads a file's records from hostile bytes, as Open does.
+func ParseLog(data []byte) (said, used int, err error) {
+	items, used, err := parseRecords(data, 0)
 	if err != nil {
-		return 0, 0, err
+		return len(items), used, err
 	}
-	k, used, err := parseRecords(data, 0, w)
-	return len(k), used, err
+	c := newContents()
+	if err := c.apply(items); err != nil {
+		return 0, used, err
+	}
+	// What a file says, a compacted file must say again.
+	again, _, err := parseRecords(appendRecords(nil, c.items()), 0)
+	if err != nil {
+		panic(err)
+	}
+	d := newContents()
+	if err := d.apply(again); err != nil {
+		panic(err)
+	}
+	if err := d.carry(c); err != nil {
+		panic(err)
+	}
+	return len(items), used, nil
 }
 
-// SampleLog is two good records under ParseLog's master key.
+// SampleLog is good records of each form.
 func SampleLog() []byte {
-	w, _ := newLocalWrapper(make([]byte, KeyBytes))
-	b, _ := appendRecord(nil, []rootKey{newRoot(kindContext, "")}, w)
-	b, _ = appendRecord(b, []rootKey{newRoot(kindIntegrity, "acme"), newRoot(kindSealing, "acme")}, w)
-	return b
+	k, _ := newLocalKey(make([]byte, KeyBytes))
+	var items []item
+	for _, l := range []label{{kindContext, "", 1}, {kindIntegrity, "acme", 1}, {kindSealing, "acme", 1}} {
+		wrapped, _ := k.Wrap(context.Background(), make([]byte, KeyBytes), l.binding())
+		items = append(items, item{form: itemKey, code: byte(l.kind), number: 1, at: 7, tenant: l.tenant, by: k.ID(), wrapped: wrapped})
+	}
+	b := appendRecords(nil, items[:1])
+	b = appendRecords(b, items[1:])
+	return appendRecords(b, []item{
+		{form: itemEpoch, code: byte(SeriesMAC), number: 2, at: 8, tenant: "acme", state: Next},
+		{form: itemEpoch, code: byte(SeriesMAC), number: 2, at: 9, tenant: "acme", state: Active},
+		{form: itemDestroyed, code: byte(kindSealing), number: 1, at: 10, tenant: "acme"},
+	})
 }
 
 // XAESSeal is the cipher with a nonce that a test chooses.
@@ -46,4 +78,10 @@ func XAESSeal(key [KeyBytes]byte, nonce, text, aad []byte) ([]byte, error) {
 		return nil, err
 	}
 	return aead.Seal(nil, nonce[xaesPrefixBytes:], text, aad), nil
+}
+
+// WrappedSealingRoot is what the file holds of a tenant's sealing root.
+func WrappedSealingRoot(r *Ring, id tenant.ID) []byte {
+	t, _ := r.find(id)
+	return t.sealing.wrapped
 }

@@ -122,23 +122,33 @@ func (s *sealer) next() (cipher.AEAD, [xaesPrefixBytes]byte, error) {
 
 // canSeal says why a tenant's values of a purpose cannot be sealed or opened.
 func (r *Ring) canSeal(id tenant.ID, p Purpose) error {
-	if !p.seals() {
-		return fmt.Errorf("%w: %q does not seal", ErrPurpose, p)
-	}
-	_, err := r.lookup(id)
+	_, err := r.sealable(id, p)
 	return err
+}
+
+// sealable looks whether the tenant's sealing root is still there. It asks the
+// file each time: a root that was destroyed must not be used from memory.
+func (r *Ring) sealable(id tenant.ID, p Purpose) (view, error) {
+	if !p.seals() {
+		return view{}, fmt.Errorf("%w: %q does not seal", ErrPurpose, p)
+	}
+	if err := r.refresh(); err != nil {
+		return view{}, err
+	}
+	t, err := r.lookup(id)
+	if err == nil && t.destroyed {
+		err = fmt.Errorf("%w: %q", ErrDestroyed, id)
+	}
+	return t, err
 }
 
 // sealer finds or makes the sealer of an epoch, of the active one when 0.
 func (r *Ring) sealer(id tenant.ID, p Purpose, epoch uint32) (*sealer, uint32, error) {
-	if !p.seals() {
-		return nil, 0, fmt.Errorf("%w: %q does not seal", ErrPurpose, p)
-	}
-	t, err := r.lookup(id)
+	t, err := r.sealable(id, p)
 	if err != nil {
 		return nil, 0, err
 	}
-	active := uint32(1)
+	active := t.active[SeriesSealing]
 	if epoch == 0 {
 		epoch = active
 	}
@@ -152,21 +162,36 @@ func (r *Ring) sealer(id tenant.ID, p Purpose, epoch uint32) (*sealer, uint32, e
 	if s != nil {
 		return s, epoch, nil
 	}
-	key, err := subkey(t.sealing, p, id, epoch)
-	if err != nil {
+	if s, err = r.newSealer(t.sealing, k); err != nil {
 		return nil, 0, err
+	}
+	return s, epoch, nil
+}
+
+func (r *Ring) newSealer(from *root, k sealKey) (*sealer, error) {
+	secret, err := r.secret(from)
+	if err != nil {
+		return nil, err
+	}
+	key, err := subkey(secret, k.p, k.id, k.epoch)
+	if err != nil {
+		return nil, err
 	}
 	x, err := newXAES(key)
 	if err != nil {
-		return nil, 0, fmt.Errorf("keyring: %w", err)
+		return nil, fmt.Errorf("keyring: %w", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s = r.sealers[k]; s == nil {
+	if t := r.held.tenants[k.id]; t.gone != 0 {
+		return nil, fmt.Errorf("%w: %q", ErrDestroyed, k.id) // meanwhile
+	}
+	s := r.sealers[k]
+	if s == nil {
 		s = &sealer{x: x}
 		r.sealers[k] = s
 	}
-	return s, epoch, nil
+	return s, nil
 }
 
 // sealAAD is what a sealed value is bound to beside its key.
