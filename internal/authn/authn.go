@@ -1,26 +1,29 @@
 // Package authn says who a caller is.
 //
-// It promises that a token is compared in constant time, that an unknown token
-// and a missing one take the same path, and that a token file which others than
-// its owner can read is not used. It never logs a token, never puts one into an
-// error, and keeps only the digest of the tokens it knows. What a caller may do
-// is decided elsewhere, from the Principal.
+// There are two kinds of credentials: the administrator's token of an embedded
+// installation, in a file (Static), and API tokens in Postgres, each of one
+// tenant, with scopes and an end (Tokens). A Cache keeps what was found out, for
+// at most CacheLife, so that no request waits for Postgres and a revoked token
+// is refused everywhere within seconds. An Audited tells the audit log who was
+// let in and who was not.
+//
+// It promises that a token is compared in constant time, that a token which is
+// unknown, malformed, expired or revoked takes the same path and gives the same
+// answer, and that a token file which others than its owner can read is not
+// used. It never logs a token, never puts one into an error, and keeps only the
+// digest of the tokens it knows: SHA-256 is enough of 256 random bits. What a
+// caller may do is decided elsewhere, from the Principal.
 package authn
 
 import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"errors"
 	"slices"
 	"strings"
 
 	"github.com/tallystick/tallystick/internal/tenant"
 )
-
-// ErrUnauthenticated says that the credential is missing, malformed or unknown;
-// it never says which. Answer 401 or UNAUTHENTICATED.
-var ErrUnauthenticated = errors.New("authn: no valid credential")
 
 // Principal is a caller whose credential was verified.
 type Principal struct {
@@ -30,6 +33,24 @@ type Principal struct {
 	AllTenants bool
 	// Tenants are the tenants the caller may act for, when not all.
 	Tenants []tenant.ID
+	// Scopes are what the caller may do for them. The zero value may nothing.
+	Scopes Scope
+}
+
+// Can reports whether the caller has all of the scopes.
+func (p Principal) Can(want Scope) bool { return p.Scopes.Has(want) }
+
+// Chain is the tenant in whose audit log the caller's doings stand: its own one,
+// else "" for that of the installation.
+func (p Principal) Chain() tenant.ID {
+	id, _ := p.Single()
+	return id
+}
+
+// Authenticator says who a bearer token belongs to. Errors: ErrUnauthenticated;
+// any other means that nobody can tell now.
+type Authenticator interface {
+	Authenticate(ctx context.Context, token string) (Principal, error)
 }
 
 // May reports whether the caller may act for the tenant. Nobody may act for a
