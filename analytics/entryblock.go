@@ -44,7 +44,8 @@ type entryBlock struct {
 	unpricedReason, priceRow                                   *lowColumn
 	latency, ttft                                              proto.ColUInt64
 	streamed, estimated                                        proto.ColBool
-	tokens                                                     [tokens.NumClasses]proto.ColUInt64
+	tokens                                                     [tokens.NumClasses]proto.ColInt64
+	unpricedDelta, estimatedDelta                              proto.ColInt8
 	rejectReason, edge                                         *lowColumn
 	edgeEpoch, accepted, refused                               proto.ColInt64
 
@@ -83,6 +84,7 @@ func newEntryBlock() *entryBlock {
 		{Name: "streamed", Data: &b.streamed}, {Name: "estimated", Data: &b.estimated},
 		{Name: "reject_reason", Data: b.rejectReason}, {Name: "edge_id", Data: b.edge}, {Name: "edge_epoch", Data: &b.edgeEpoch},
 		{Name: "accepted", Data: &b.accepted}, {Name: "refused", Data: &b.refused},
+		{Name: "unpriced_delta", Data: &b.unpricedDelta}, {Name: "estimated_delta", Data: &b.estimatedDelta},
 	}
 	for c := range tokens.NumClasses {
 		b.block = append(b.block, proto.InputColumn{Name: c.String(), Data: &b.tokens[c]})
@@ -168,17 +170,22 @@ func (b *entryBlock) appendAttribution(ev *event.Event) {
 	b.tags.Append(ev.Tags)
 }
 
-// appendCounts adds what only a usage entry counts: a correction nets money, and
-// its tokens were counted with the entry that it corrects.
+// appendCounts adds what a usage entry counts, and what a correction changes of
+// that: its tokens were counted with its original, so here are the differences.
 func (b *entryBlock) appendCounts(e *chain.Entry) {
-	usage := e.Kind == chain.Usage
-	b.estimated = append(b.estimated, usage && e.Event.Estimated)
+	var counts tokens.Vector
+	estimated, deltas := false, chain.Corrected{}
+	switch e.Kind {
+	case chain.Usage:
+		counts, estimated = e.Event.Tokens, e.Event.Estimated
+	case chain.Correction:
+		deltas, counts = e.Corrected, e.Corrected.Tokens
+	}
+	b.estimated = append(b.estimated, estimated)
+	b.unpricedDelta = append(b.unpricedDelta, int8(deltas.Unpriced))
+	b.estimatedDelta = append(b.estimatedDelta, int8(deltas.Estimated))
 	for c := range b.tokens {
-		n := uint64(0)
-		if usage {
-			n = uint64(e.Event.Tokens[c])
-		}
-		b.tokens[c] = append(b.tokens[c], n)
+		b.tokens[c] = append(b.tokens[c], counts[c])
 	}
 }
 

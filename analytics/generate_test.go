@@ -17,11 +17,12 @@ type traffic struct {
 	from    time.Time // of occurred_at
 	span    time.Duration
 	seq     map[string]int64
+	states  map[string][]*chain.Entry // some usage entries, each as it was last corrected
 	serial  int
 }
 
 func newTraffic(seed uint64, tenants int, from time.Time, span time.Duration) *traffic {
-	g := &traffic{random: rand.New(rand.NewPCG(seed, 1)), from: from, span: span, seq: map[string]int64{}}
+	g := &traffic{random: rand.New(rand.NewPCG(seed, 1)), from: from, span: span, seq: map[string]int64{}, states: map[string][]*chain.Entry{}}
 	for i := range tenants {
 		g.tenants = append(g.tenants, fmt.Sprintf("tenant-%d", i))
 	}
@@ -51,13 +52,12 @@ func (g *traffic) next(e *chain.Entry) {
 	ev.OccurredAt = g.from.UnixNano() + r.Int64N(int64(g.span))
 	ev.ReceivedAt = ev.OccurredAt + r.Int64N(int64(time.Hour))
 	switch k := r.IntN(100); {
-	case k < 90:
+	case k < 88 || k < 95 && len(g.states[tenant]) == 0:
 		e.Kind = chain.Usage
 		g.usage(e)
+		g.states[tenant] = append(g.states[tenant], clone(e))
 	case k < 95:
-		e.Kind = chain.Correction
-		g.usage(e)
-		e.Priced, e.Cost, e.UnpricedReason = true, money.Pico(r.Int64N(2e12)-1e12), ""
+		g.correction(e, tenant)
 	case k < 98:
 		g.conflict(e)
 	default:
@@ -66,6 +66,26 @@ func (g *traffic) next(e *chain.Entry) {
 		ev.ProducerID, e.EdgeID, e.EdgeEpoch, e.Accepted, e.Refused = "producer-1", "edge-1", 7, int64(g.serial), 3
 		e.Key = chain.CountersKey(&e.Position)
 	}
+}
+
+// correction nets an earlier entry, perhaps for the second time: other tokens,
+// another price, a price at last or none any more.
+func (g *traffic) correction(e *chain.Entry, tenant string) {
+	states := g.states[tenant]
+	at := g.random.IntN(len(states))
+	was, _ := states[at].Net()
+	received := e.Event.ReceivedAt
+	g.usage(e)
+	e.Event.Tags = nil
+	chain.Attribute(&e.Event, &states[at].Event)
+	e.Event.ReceivedAt = received
+	if g.random.IntN(2) == 0 { // the price alone
+		e.Event.Tokens, e.Event.Estimated = was.Tokens, was.Estimated
+	}
+	if err := e.Correct(&was); err != nil {
+		panic(err)
+	}
+	states[at] = clone(e)
 }
 
 // conflict rejects one of a few ids with one of a few contents.

@@ -25,7 +25,7 @@ type KindTotal struct {
 	Kind         string // as chain.Kind's String
 	RejectReason string // of kind rejected
 	Entries      int64
-	Unpriced     int64     // usage without a price
+	Unpriced     int64     // usage without a price; of corrections, what they change that by
 	Cost         money.Sum // of what has a price
 	// Conflicts is the number of different (event id, content) pairs among the
 	// rejections by conflict.
@@ -42,15 +42,15 @@ func (o *Operator) Totals(ctx context.Context) ([]KindTotal, error) {
 	var all []KindTotal
 	for rows.Next() {
 		var t KindTotal
-		var entries, unpriced, conflicts uint64
+		var entries, conflicts uint64
 		var cost string
-		if err := rows.Scan(&t.Tenant, &t.Kind, &t.RejectReason, &entries, &unpriced, &cost, &conflicts); err != nil {
+		if err := rows.Scan(&t.Tenant, &t.Kind, &t.RejectReason, &entries, &t.Unpriced, &cost, &conflicts); err != nil {
 			return nil, fmt.Errorf("read the store's totals: %w", err)
 		}
 		if t.Cost, err = money.ParseSum(cost); err != nil {
 			return nil, fmt.Errorf("read the store's totals: %w", err)
 		}
-		t.Entries, t.Unpriced, t.Conflicts = int64(entries), int64(unpriced), int64(conflicts)
+		t.Entries, t.Conflicts = int64(entries), int64(conflicts)
 		all = append(all, t)
 	}
 	if err := rows.Err(); err != nil {
@@ -63,12 +63,12 @@ func (o *Operator) Totals(ctx context.Context) ([]KindTotal, error) {
 // requests and how many of them have no price. It reads the sums by hour.
 func (o *Operator) Cost(ctx context.Context) (cost money.Sum, requests, unpriced int64, err error) {
 	var text string
-	var n, without uint64
-	if err := o.db.QueryRow(ctx, storeCostSQL).Scan(&text, &n, &without); err != nil {
+	var n uint64
+	if err := o.db.QueryRow(ctx, storeCostSQL).Scan(&text, &n, &unpriced); err != nil {
 		return money.Sum{}, 0, 0, fmt.Errorf("read the store's cost: %w", err)
 	}
 	if cost, err = money.ParseSum(text); err != nil {
 		return money.Sum{}, 0, 0, fmt.Errorf("read the store's cost: %w", err)
 	}
-	return cost, int64(n), int64(without), nil
+	return cost, int64(n), unpriced, nil
 }

@@ -81,24 +81,38 @@ func matching(entries []*chain.Entry, id tenant.ID, span report.Span, filters []
 	return found
 }
 
-// totalsOf adds entries up.
+// totalsOf adds up what the usage entries come to in the end: of each only what
+// its newest correction says, so that no difference is added anywhere.
 func totalsOf(t testing.TB, entries []*chain.Entry) (sum report.Totals) {
+	type original struct {
+		tenant string
+		seq    int64
+	}
+	newest := map[original]*chain.Entry{}
 	for _, e := range entries {
-		if e.Priced {
-			if err := sum.Cost.AddPico(e.Cost); err != nil {
-				t.Fatal(err)
-			}
-		}
 		if e.Kind == chain.Correction {
 			sum.Corrections++
+			if newest[original{e.Event.Tenant, e.Corrected.Seq}] == nil {
+				t.Fatalf("correction %d of %s counts elsewhere than its original", e.Seq, e.Event.Tenant)
+			}
+			newest[original{e.Event.Tenant, e.Corrected.Seq}] = e
 			continue
 		}
+		newest[original{e.Event.Tenant, e.Seq}] = e
 		sum.Requests++
 		if e.Event.Status != event.StatusOK {
 			sum.Failed++
 		}
-		if !e.Priced {
+	}
+	for _, e := range newest {
+		cost, priced := e.Cost, e.Priced
+		if e.Kind == chain.Correction {
+			cost, priced = e.Corrected.NetCost, e.Corrected.Priced
+		}
+		if !priced {
 			sum.Unpriced++
+		} else if err := sum.Cost.AddPico(cost); err != nil {
+			t.Fatal(err)
 		}
 		if e.Event.Estimated {
 			sum.Estimated++

@@ -100,16 +100,17 @@ const (
 	entryCost = `sum(ifNull(cost, toDecimal128(0, 12)))`
 	hourCost  = `sum(sum_cost)`
 
-	entrySums = entryCost + ` AS a_cost, countIf(kind = 'usage') AS a_requests, countIf(kind = 'usage' AND status != 'ok') AS a_failed,` +
-		` countIf(kind = 'usage' AND isNull(cost)) AS a_unpriced, countIf(estimated) AS a_estimated,` +
-		` countIf(kind = 'correction') AS a_corrections,` +
+	entrySums = entryCost + ` AS a_cost, toInt64(countIf(kind = 'usage')) AS a_requests, toInt64(countIf(kind = 'usage' AND status != 'ok')) AS a_failed,` +
+		` toInt64(countIf(kind = 'usage' AND isNull(cost))) + sum(unpriced_delta) AS a_unpriced,` +
+		` toInt64(countIf(estimated)) + sum(estimated_delta) AS a_estimated,` +
+		` toInt64(countIf(kind = 'correction')) AS a_corrections,` +
 		` sum(input) AS a_input, sum(cache_read) AS a_cache_read,` +
 		` sum(cache_write_5m) AS a_cache_write_5m, sum(cache_write_1h) AS a_cache_write_1h,` +
 		` sum(output) AS a_output, sum(reasoning) AS a_reasoning,` +
 		` sum(audio_input) AS a_audio_input, sum(audio_output) AS a_audio_output,` +
 		` sum(image_input) AS a_image_input, sum(image_output) AS a_image_output`
-	hourSums = hourCost + ` AS a_cost, sum(sum_requests) AS a_requests, sum(sum_failed) AS a_failed, sum(sum_unpriced) AS a_unpriced,` +
-		` sum(sum_estimated) AS a_estimated, sum(sum_corrections) AS a_corrections, sum(sum_input) AS a_input, sum(sum_cache_read) AS a_cache_read,` +
+	hourSums = hourCost + ` AS a_cost, toInt64(sum(sum_requests)) AS a_requests, toInt64(sum(sum_failed)) AS a_failed, sum(sum_unpriced) AS a_unpriced,` +
+		` sum(sum_estimated) AS a_estimated, toInt64(sum(sum_corrections)) AS a_corrections, sum(sum_input) AS a_input, sum(sum_cache_read) AS a_cache_read,` +
 		` sum(sum_cache_write_5m) AS a_cache_write_5m, sum(sum_cache_write_1h) AS a_cache_write_1h, sum(sum_output) AS a_output,` +
 		` sum(sum_reasoning) AS a_reasoning, sum(sum_audio_input) AS a_audio_input, sum(sum_audio_output) AS a_audio_output,` +
 		` sum(sum_image_input) AS a_image_input, sum(sum_image_output) AS a_image_output`
@@ -204,8 +205,8 @@ const (
 		` AND event_key = toFixedString(unhex({key:String}), 16)`
 
 	// The statements for operators see all tenants; see [Operator].
-	storeTotalsSQL = `SELECT tenant_id, toString(kind), reject_reason, count(), countIf(kind = 'usage' AND isNull(cost)),` +
-		` toString(sum(ifNull(cost, toDecimal128(0, 12)))), uniqExactIf((event_key, content), reject_reason = 'conflict')` +
+	storeTotalsSQL = `SELECT tenant_id, toString(kind), reject_reason, count(),` +
+		` toInt64(countIf(kind = 'usage' AND isNull(cost))) + sum(unpriced_delta), toString(sum(ifNull(cost, toDecimal128(0, 12)))), uniqExactIf((event_key, content), reject_reason = 'conflict')` +
 		` FROM entry GROUP BY tenant_id, kind, reject_reason ORDER BY tenant_id, kind, reject_reason`
 	storeCostSQL = `SELECT toString(sum(sum_cost)), sum(sum_requests), sum(sum_unpriced) FROM usage_hour`
 )

@@ -312,8 +312,8 @@ func (r *Reporter) one(ctx context.Context, id tenant.ID, sql string, params map
 // after every row.
 func scanRows(rows driver.Rows, totals *report.Totals, each func() error, targets ...any) error {
 	var cost string
-	var counts [5]uint64
-	var byClass [tokens.NumClasses]uint64
+	var counts [5]int64
+	var byClass [tokens.NumClasses]int64
 	targets = append(slices.Clone(targets), &cost)
 	for i := range counts {
 		targets = append(targets, &counts[i])
@@ -330,11 +330,8 @@ func scanRows(rows driver.Rows, totals *report.Totals, each func() error, target
 			return fmt.Errorf("a sum of costs: %w", err)
 		}
 		*totals = report.Totals{
-			Cost: sum, Requests: int64(counts[0]), Failed: int64(counts[1]), Unpriced: int64(counts[2]),
-			Estimated: int64(counts[3]), Corrections: int64(counts[4]),
-		}
-		for c, n := range byClass {
-			totals.Tokens[c] = int64(n)
+			Cost: sum, Requests: counts[0], Failed: counts[1], Unpriced: counts[2],
+			Estimated: counts[3], Corrections: counts[4], Tokens: byClass,
 		}
 		if each != nil {
 			if err := each(); err != nil {

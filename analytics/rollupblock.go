@@ -12,12 +12,13 @@ const secondsPerHour = 3600
 
 // rollupBlock holds the rows of one block of table rollup_hour.
 type rollupBlock struct {
-	tenant, dimension                                  *lowColumn
-	hour                                               proto.ColInt32
-	value                                              proto.ColStr
-	requests, failed, unpriced, estimated, corrections proto.ColUInt64
-	cost                                               proto.ColDecimal128
-	tokens                                             [tokens.NumClasses]proto.ColUInt64
+	tenant, dimension             *lowColumn
+	hour                          proto.ColInt32
+	value                         proto.ColStr
+	requests, failed, corrections proto.ColUInt64
+	unpriced, estimated           proto.ColInt64
+	cost                          proto.ColDecimal128
+	tokens                        [tokens.NumClasses]proto.ColInt64
 
 	block clickhouse.Block
 }
@@ -47,11 +48,11 @@ func (b *rollupBlock) append(r *finding.Rollup) {
 	b.value.Append(r.Value)
 	b.requests = append(b.requests, uint64(r.Requests))
 	b.failed = append(b.failed, uint64(r.Failed))
-	b.unpriced = append(b.unpriced, uint64(r.Unpriced))
-	b.estimated = append(b.estimated, uint64(r.Estimated))
+	b.unpriced = append(b.unpriced, r.Unpriced)
+	b.estimated = append(b.estimated, r.Estimated)
 	b.corrections = append(b.corrections, uint64(r.Corrections))
 	b.cost = append(b.cost, decimalOf(r.Cost))
 	for c := range b.tokens {
-		b.tokens[c] = append(b.tokens[c], uint64(r.Tokens[c]))
+		b.tokens[c] = append(b.tokens[c], r.Tokens[c])
 	}
 }

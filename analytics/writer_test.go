@@ -55,6 +55,7 @@ func TestWriterColumns(t *testing.T) {
 	}
 	correction := usage.Clone()
 	correction.Kind, correction.Seq, correction.Cost, correction.Event.Tags = chain.Correction, 2, money.Min, nil
+	correction.Corrected = chain.Corrected{Seq: 1, Unpriced: 1, Estimated: -1, Tokens: tokens.Vector{-event.MaxTokens, 9: event.MaxTokens}}
 	unpriced := usage.Clone()
 	unpriced.Seq, unpriced.Priced, unpriced.Cost, unpriced.UnpricedReason = 3, false, 0, "unknown_model"
 	conflict := &chain.Entry{Kind: chain.Rejected, Seq: 4, RejectReason: chain.RejectConflict, Key: event.Key{1}}
@@ -68,23 +69,23 @@ func TestWriterColumns(t *testing.T) {
 	key := event.KeyOf("a")
 	common := `2 3 1774747800123456 1774747801123456 ` + hex.EncodeToString(key[:]) +
 		` 0 p openai m chat eu standard ok t s f g e u c`
-	numbers := `1 2 true true 1000000000000 999999999999 999999999998 999999999997 999999999996 999999999995 999999999994 999999999993 999999999992 999999999991  [] 0 0 0`
+	numbers := `1 2 true true 1000000000000 999999999999 999999999998 999999999997 999999999996 999999999995 999999999994 999999999993 999999999992 999999999991  [] 0 0 0 0 0`
 	blanks := strings.Repeat(" ", 14)
 	zeros := ` 0 0 false false 0 0 0 0 0 0 0 0 0 0`
 	want := []string{
 		"acme 1 usage " + common + ` {'k':'v','l':''} 9223372.036854775807 [] [r] ` + numbers,
-		"acme 2 correction " + common + ` {} -9223372.036854775808 [] [r] 1 2 true false 0 0 0 0 0 0 0 0 0 0  [] 0 0 0`,
+		"acme 2 correction " + common + ` {} -9223372.036854775808 [] [r] 1 2 true false -1000000000000 0 0 0 0 0 0 0 0 1000000000000  [] 0 0 0 1 -1`,
 		"acme 3 usage " + common + ` {'k':'v','l':''} null [unknown_model] [r] ` + numbers,
-		"acme 4 rejected 0 3 1774747800123456 1774747800123456 " + hex.EncodeToString(key[:]) + " 72623859790382856" + blanks + " {} null [] []" + zeros + " conflict [] 0 0 0",
-		"acme 5 counters 0 3 0 0 " + fmt.Sprintf("%032x", 0) + " 0 p" + blanks + "{} null [] []" + zeros + "  [edge] 7 8 9",
-		"system/2 1 rejected 0 3 0 0 " + fmt.Sprintf("%032x", 0) + " 0" + blanks + " {} null [] []" + zeros + " undecodable [] 0 0 0",
+		"acme 4 rejected 0 3 1774747800123456 1774747800123456 " + hex.EncodeToString(key[:]) + " 72623859790382856" + blanks + " {} null [] []" + zeros + " conflict [] 0 0 0 0 0",
+		"acme 5 counters 0 3 0 0 " + fmt.Sprintf("%032x", 0) + " 0 p" + blanks + "{} null [] []" + zeros + "  [edge] 7 8 9 0 0",
+		"system/2 1 rejected 0 3 0 0 " + fmt.Sprintf("%032x", 0) + " 0" + blanks + " {} null [] []" + zeros + " undecodable [] 0 0 0 0 0",
 	}
 	rows, err := reader.Query(t.Context(), `SELECT concatWithSeparator(' ', tenant_id, seq, kind, ledger_partition, ledger_commit,
 		toUnixTimestamp64Micro(occurred_at), toUnixTimestamp64Micro(received_at), lower(hex(event_key)), content, producer_id, provider, model, operation,
 		region, service_tier, status, team, service, feature, agent, environment, user_pseudonym, end_customer, toString(tags),
 		ifNull(toString(cost), 'null'), concat('[', unpriced_reason, ']'), concat('[', price_row, ']'), latency_us, ttft_us, streamed, estimated, input, cache_read,
 		cache_write_5m, cache_write_1h, output, reasoning, audio_input, audio_output, image_input, image_output, reject_reason, concat('[', edge_id, ']'),
-		edge_epoch, accepted, refused) FROM entry ORDER BY tenant_id, seq`)
+		edge_epoch, accepted, refused, unpriced_delta, estimated_delta) FROM entry ORDER BY tenant_id, seq`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +127,7 @@ func TestWriterRepeats(t *testing.T) {
 		t.Errorf("%d entries", n)
 	}
 	checkView(t, reader)
-	if n := count(t, reader, "SELECT sum(sum_requests) * 100 + sum(sum_input) FROM rollup_hour"); n != plans*100+7*plans {
+	if n := count(t, reader, "SELECT toUInt64(sum(sum_requests) * 100 + sum(sum_input)) FROM rollup_hour"); n != plans*100+7*plans {
 		t.Errorf("rollups %d", n)
 	}
 	largest, err := w.Largest(t.Context())
@@ -147,8 +148,8 @@ func filterPartitions(got, want map[int32]int64) map[int32]int64 {
 func checkView(t testing.TB, db *clickhouse.DB) {
 	t.Helper()
 	const sums = `SELECT concatWithSeparator(' ', toString(sum(c)), sum(r), sum(f), sum(u), sum(e), sum(k), sum(i), sum(o)) FROM `
-	const base = sums + `(SELECT ifNull(cost, toDecimal128(0, 12)) AS c, kind = 'usage' AS r, r AND status != 'ok' AS f, r AND cost IS NULL AS u,
-		estimated AS e, NOT r AS k, input AS i, image_output AS o FROM entry WHERE kind IN ('usage', 'correction'))`
+	const base = sums + `(SELECT ifNull(cost, toDecimal128(0, 12)) AS c, kind = 'usage' AS r, r AND status != 'ok' AS f, toInt64(r AND cost IS NULL) + unpriced_delta AS u,
+		toInt64(estimated) + estimated_delta AS e, NOT r AS k, input AS i, image_output AS o FROM entry WHERE kind IN ('usage', 'correction'))`
 	const view = sums + `(SELECT sum_cost AS c, sum_requests AS r, sum_failed AS f, sum_unpriced AS u, sum_estimated AS e, sum_corrections AS k,
 		sum_input AS i, sum_image_output AS o FROM usage_hour)`
 	var a, b string

@@ -20,9 +20,11 @@ type Rollup struct {
 
 	Requests    int64 // usage entries
 	Failed      int64 // of these, with a status other than ok
-	Unpriced    int64
-	Estimated   int64
-	Corrections int64
-	Cost        money.Sum // of priced entries
-	Tokens      tokens.Vector
+	Corrections int64 // entries that net others, in the hour of those
+	// What follows is net of corrections, so that a rollup may take away more
+	// than it adds.
+	Unpriced  int64
+	Estimated int64
+	Cost      money.Sum // of priced entries
+	Tokens    tokens.Vector
 }

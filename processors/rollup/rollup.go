@@ -115,8 +115,13 @@ func (s *Sums) add(e *chain.Entry) error {
 		}
 	}
 	if e.Kind == chain.Correction {
-		// Its usage was counted with the entry that it corrects.
+		// The call itself was counted with the entry that it corrects.
 		s.Corrections++
+		s.Unpriced += e.Corrected.Unpriced
+		s.Estimated += e.Corrected.Estimated
+		for i, n := range &e.Corrected.Tokens {
+			s.Tokens[i] += n
+		}
 		return nil
 	}
 	s.Requests++

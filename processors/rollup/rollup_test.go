@@ -60,7 +60,10 @@ func TestWhatIsSummed(t *testing.T) {
 		entry("b", testHour, func(e *chain.Entry) { e.Event.Team = "x" }),
 		entry("a", testHour, func(e *chain.Entry) { e.Event.Team = "x"; e.Event.Status = "error" }),
 		entry("a", testHour, func(e *chain.Entry) { e.Event.Status = ""; e.Event.Estimated = true; e.Priced = false; e.Cost = 0 }),
-		entry("a", testHour, func(e *chain.Entry) { e.Kind = chain.Correction; e.Event.Team = "x"; e.Cost = -3 }),
+		entry("a", testHour, func(e *chain.Entry) {
+			e.Kind, e.Event.Team, e.Cost = chain.Correction, "x", -3
+			e.Corrected = chain.Corrected{Unpriced: -1, Estimated: 1, Tokens: tokens.Vector{-4, 1}}
+		}),
 		entry("a", testHour-1, func(e *chain.Entry) { e.Event.OccurredAt = testHour*nanosPerHour - 1 }),
 		entry("a", testHour, func(e *chain.Entry) { e.Kind = chain.Rejected }),
 		entry("a", testHour, func(e *chain.Entry) { e.Kind = chain.Control }),
@@ -75,11 +78,11 @@ func TestWhatIsSummed(t *testing.T) {
 		`a -1 ""="" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
 		`a -1 "team"="" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
 		`a -1 "status"="ok" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
-		`a 0 ""="" n=2 failed=1 unpriced=1 estimated=1 corrections=1 0.000000000002 20`,
+		`a 0 ""="" n=2 failed=1 unpriced=0 estimated=2 corrections=1 0.000000000002 17`,
 		`a 0 "team"="" n=1 failed=0 unpriced=1 estimated=1 corrections=0 0.000000000000 10`,
-		`a 0 "team"="x" n=1 failed=1 unpriced=0 estimated=0 corrections=1 0.000000000002 10`,
+		`a 0 "team"="x" n=1 failed=1 unpriced=-1 estimated=1 corrections=1 0.000000000002 7`,
 		`a 0 "status"="error" n=1 failed=1 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
-		`a 0 "status"="ok" n=1 failed=0 unpriced=1 estimated=1 corrections=1 -0.000000000003 10`,
+		`a 0 "status"="ok" n=1 failed=0 unpriced=0 estimated=2 corrections=1 -0.000000000003 7`,
 		`b 0 ""="" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
 		`b 0 "team"="x" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
 		`b 0 "status"="ok" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
@@ -170,6 +173,10 @@ func drawEntry(t *rapid.T) *chain.Entry {
 		e.Cost = money.Pico(rapid.Int64().Draw(t, "cost"))
 	}
 	e.Event.Tokens[rapid.IntRange(0, int(tokens.NumClasses)-1).Draw(t, "class")] = rapid.Int64Range(0, 1e12).Draw(t, "tokens")
+	if e.Kind == chain.Correction {
+		e.Corrected.Unpriced, e.Corrected.Estimated = rapid.Int64Range(-1, 1).Draw(t, "unpriced"), rapid.Int64Range(-1, 1).Draw(t, "estimated")
+		e.Corrected.Tokens[rapid.IntRange(0, int(tokens.NumClasses)-1).Draw(t, "delta class")] = rapid.Int64Range(-1e12, 1e12).Draw(t, "delta")
+	}
 	return e
 }
 
