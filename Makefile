@@ -43,6 +43,12 @@ web: ## build the dashboard that the binary embeds
 build: web ## build bin/tallystick
 	@go build -trimpath -buildvcs=auto -o $(BIN) ./cmd/tallystick
 
+VERIFIER := bin/tallystick-verify
+.PHONY: verifier
+verifier: ## build bin/tallystick-verify, the auditors' program: one static file below 15 MB
+	@go build -trimpath -buildvcs=auto -ldflags '-s -w' -o $(VERIFIER) ./cmd/tallystick-verify
+	@[ "$$(stat -c %s $(VERIFIER))" -lt 15000000 ] || { echo "verifier: $(VERIFIER) is too large" >&2; exit 1; }
+
 ## Use
 
 .PHONY: run

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
+	"github.com/tallystick/tallystick/ledger/evidence"
 	"github.com/tallystick/tallystick/ledger/pgread"
 	"github.com/tallystick/tallystick/ledger/verify"
 )
@@ -100,7 +101,7 @@ func exportTo(ctx context.Context, src verify.Source, id, path string) error {
 		return err
 	}
 	w := bufio.NewWriterSize(f, 1<<20)
-	_, err = verify.Export(ctx, src, id, 0, 0, w, nil)
+	_, err = evidence.Export(ctx, src, id, 0, 0, w, nil)
 	return errors.Join(err, w.Flush(), f.Close())
 }
 

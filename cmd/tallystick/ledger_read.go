@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tallystick/tallystick/ledger/evidence"
 	"github.com/tallystick/tallystick/ledger/verify"
 
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
@@ -181,9 +182,9 @@ func (f *ledgerFlags) export(ctx context.Context, stderr io.Writer) error {
 	}
 	defer os.Remove(out.Name())
 	p := &verifyProgress{w: stderr, tenant: f.tenant}
-	h, err := verify.Export(ctx, src, f.tenant, f.from, f.to, out, p.update)
+	h, err := evidence.Export(ctx, src, f.tenant, f.from, f.to, out, p.update)
 	p.finish()
-	if errors.Is(err, verify.ErrRange) {
+	if errors.Is(err, evidence.ErrRange) {
 		err = &exitError{exitNotFound, fmt.Errorf("there are no such entries of %s", f.tenant)}
 	}
 	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {

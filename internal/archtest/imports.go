@@ -97,6 +97,7 @@ var neverImports = []edge{
 	{[]string{"internal/oracle", "internal/load"}, []string{"internal/pricing/…", "ledger/…", "internal/money"}, "", oracleReason},
 	{[]string{"cmd/…"}, []string{"internal/pricing/…", "ledger/…", "internal/money"}, "emit*.go", oracleReason},
 	{[]string{"ledger/verify/…"}, []string{"ledger", "ledger/chain", "ledger/pgstore", "ingest/event", "internal/pricing/…"}, "", verifierReason},
+	{[]string{"ledger/verify/…", "cmd/tallystick-verify/…"}, []string{"ledger/evidence", "ledger/checkpoint/…", "internal/…", "api/…"}, "", verifierReason},
 	{[]string{"ledger/pgread"}, []string{"ledger", "ledger/chain", "ledger/pgstore"}, "", verifierReason},
 }
 
@@ -107,6 +108,8 @@ var onlyImports = []struct {
 	std    bool // and nothing outside the standard library
 	reason string
 }{
+	{"ledger/verify/…", []string{"ledger/verify/…", "golang.org/x/mod/sumdb/note", "golang.org/x/mod/sumdb/tlog"}, true, verifierReason},
+	{"cmd/tallystick-verify/…", []string{"ledger/verify/…", "cmd/tallystick-verify/…"}, true, verifierReason},
 	{"internal/oracle", []string{"api/gen/…", "internal/tenant", "internal/tokens"}, true, oracleReason},
 	{"internal/money", []string{"internal/invariant"}, true, "everything imports it"},
 	{"internal/tenant", []string{"internal/invariant"}, true, "everything imports it"},

@@ -9,21 +9,40 @@ import (
 	"fmt"
 	"hash"
 	"strconv"
+
+	"golang.org/x/mod/sumdb/tlog"
 )
 
-// The domains of the formulas in docs/ledger-format.md.
-const (
-	genesisDomain = "tallystick/genesis/v1\x00"
-	chainDomain   = "tallystick/chain/v1\x00"
-	macDomain     = "tallystick/mac/v1\x00"
+// logForm is what tells the chains of one log from those of another: the domains
+// of the formulas in docs/ledger-format.md, and what canonical bytes may hold.
+type logForm struct {
+	magic   string // of its export file
+	genesis string
+	chain   string
+	mac     string
+	decode  func(c *content, canonical []byte) error
+	// epochs says that the entries themselves bring new key epochs.
+	epochs bool
+}
+
+var (
+	ledgerForm = &logForm{
+		"tallystick ledger export 1\n", "tallystick/genesis/v1\x00", "tallystick/chain/v1\x00", "tallystick/mac/v1\x00",
+		(*content).decode, true,
+	}
+	auditForm = &logForm{
+		"tallystick audit export 1\n", "tallystick/audit/genesis/v1\x00", "tallystick/audit/chain/v1\x00", "tallystick/audit/mac/v1\x00",
+		(*content).decodeAudit, false,
+	}
 )
 
-func genesis(tenant string) [HashSize]byte {
-	return sha256.Sum256([]byte(genesisDomain + tenant))
+func (f *logForm) genesisOf(tenant string) [HashSize]byte {
+	return sha256.Sum256([]byte(f.genesis + tenant))
 }
 
 // checker checks consecutive entries of one tenant. It is used by one goroutine.
 type checker struct {
+	form   *logForm
 	tenant string
 	keys   Keys
 	next   int64 // number of the next entry
@@ -32,30 +51,36 @@ type checker struct {
 	epoch int64
 	first bool // the next entry is the first after an anchor from the store
 
+	plant *planter // collects leaves; nil when nobody wants the tree
+	sums  *Sums    // adds up what the entries say; nil when nobody wants that
+
 	leaf    hash.Hash
-	link    [len(chainDomain) + 2*HashSize]byte
+	link    []byte // chain domain, previous chain hash, leaf hash
 	macs    map[uint32]hash.Hash
 	body    content
 	scratch [HashSize]byte
 	zero    [1]byte
-	macHead [len(macDomain) + 4 + 8 + HashSize]byte
+	macHead []byte // MAC domain; room for epoch, number, chain hash
 }
 
-func newChecker(tenant string, keys Keys) *checker {
-	c := &checker{tenant: tenant, keys: keys, leaf: sha256.New(), macs: make(map[uint32]hash.Hash)}
-	copy(c.link[:], chainDomain)
-	copy(c.macHead[:], macDomain)
+func newChecker(form *logForm, tenant string, keys Keys) *checker {
+	c := &checker{form: form, tenant: tenant, keys: keys, leaf: sha256.New(), macs: make(map[uint32]hash.Hash)}
+	c.link = append(make([]byte, 0, len(form.chain)+2*HashSize), form.chain...)[:len(form.chain)+2*HashSize]
+	c.macHead = append(make([]byte, 0, len(form.mac)+4+8+HashSize), form.mac...)
 	return c
 }
 
 // begin sets the checker before entry seq, after the anchor.
 func (c *checker) begin(seq int64, prev [HashSize]byte, epoch int64, stored bool) {
 	c.next, c.prev, c.epoch, c.first = seq, prev, epoch, stored
+	if c.plant != nil {
+		c.plant.begin(seq)
+	}
 }
 
 // beginGenesis sets the checker before entry 1. A system chain begins in epoch
 // 1, any other with the control entry that brings its first epoch.
-func (c *checker) beginGenesis() { c.begin(1, genesis(c.tenant), -1, false) }
+func (c *checker) beginGenesis() { c.begin(1, c.form.genesisOf(c.tenant), -1, false) }
 
 // check checks the next entry. The error is *broken or *missing.
 func (c *checker) check(r *Row) error {
@@ -81,6 +106,12 @@ func (c *checker) check(r *Row) error {
 			return breakAt(r.Seq, MAC, "bytes and hash fit, but the MAC is not that of key epoch %d", r.Epoch)
 		}
 	}
+	if c.plant != nil {
+		c.plant.leaf(r.Seq, tlog.Hash(c.link[len(c.form.chain)+HashSize:]))
+	}
+	if c.sums != nil {
+		c.sums.add(&c.body)
+	}
 	c.prev, c.next, c.epoch, c.first = chain, r.Seq+1, r.Epoch, false
 	return nil
 }
@@ -92,19 +123,25 @@ func (c *checker) numbering(r *Row) error {
 	return breakAt(r.Seq, Duplicate, "the number stands again after %d", c.next-1)
 }
 
-// chainOf is the chain hash of the next entry with these bytes.
+// chainOf is the chain hash of the next entry with these bytes. It leaves their
+// leaf hash at the end of c.link.
 func (c *checker) chainOf(canonical []byte) [HashSize]byte {
+	copy(c.link[len(c.form.chain):], c.prev[:])
+	c.leafOf(canonical)
+	return sha256.Sum256(c.link)
+}
+
+func (c *checker) leafOf(canonical []byte) tlog.Hash {
 	c.leaf.Reset()
 	c.leaf.Write(c.zero[:])
 	c.leaf.Write(canonical)
-	copy(c.link[len(chainDomain):], c.prev[:])
-	c.leaf.Sum(c.link[:len(chainDomain)+HashSize])
-	return sha256.Sum256(c.link[:])
+	at := len(c.form.chain) + HashSize
+	return tlog.Hash(c.leaf.Sum(c.link[:at])[at:])
 }
 
 // mismatch says why the stored chain hash is not the one of the bytes.
 func (c *checker) mismatch(r *Row, chain [HashSize]byte) error {
-	if err := c.body.decode(r.Canonical); err != nil {
+	if err := c.form.decode(&c.body, r.Canonical); err != nil {
 		return breakAt(r.Seq, Hash, "%v", err)
 	}
 	if c.first {
@@ -129,12 +166,12 @@ func (c *checker) mismatch(r *Row, chain [HashSize]byte) error {
 // checkBody decodes the entry and compares what stands beside the bytes.
 func (c *checker) checkBody(r *Row) error {
 	b := &c.body
-	switch err := b.decode(r.Canonical); {
+	switch err := c.form.decode(b, r.Canonical); {
 	case err == nil:
 	case errors.Is(err, errVersion):
 		return breakAt(r.Seq, UnknownVersion, "version %d, kind %d: use a newer verifier", r.Canonical[0], r.Canonical[1])
 	default:
-		return breakAt(r.Seq, Hash, "%v", err)
+		return foundBy(ByFormat, r.Seq, Hash, "%v", err)
 	}
 	differs := func(column string, stored, canonical any) error {
 		return breakAt(r.Seq, Projection, "%s is %v, the entry says %v", column, stored, canonical)
@@ -192,6 +229,9 @@ func (c *checker) epochOf(r *Row) (int64, error) {
 	if r.Epoch < 1 || r.Epoch > 1<<31-1 {
 		return 0, breakAt(r.Seq, Projection, "key_epoch is %d", r.Epoch)
 	}
+	if !c.form.epochs {
+		return r.Epoch, nil
+	}
 	b := &c.body
 	if b.kind == kindControl && string(b.control) == "key_epoch" {
 		n, err := strconv.ParseInt(string(b.controlVers), 10, 32)
@@ -218,7 +258,7 @@ func (c *checker) macFits(r *Row, chain []byte) (bool, error) {
 		h = hmac.New(sha256.New, key[:])
 		c.macs[epoch] = h
 	}
-	m := c.macHead[:len(macDomain)]
+	m := c.macHead
 	m = binary.BigEndian.AppendUint32(m, epoch)
 	m = binary.BigEndian.AppendUint64(m, uint64(r.Seq))
 	m = append(m, chain...)

@@ -1,23 +1,12 @@
 package verify
 
-import (
-	"bufio"
-	"context"
-	"encoding/binary"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
-	"io"
-)
+import "errors"
 
 // The export file of docs/ledger-format.md: a line of magic, a line of JSON, and
 // blocks of entries.
 const (
-	exportMagic    = "tallystick ledger export 1\n"
 	maxHeaderBytes = 64 << 10
 	blockHeader    = 4 + 8 + 4 // length, first number, count
-	blockEntries   = 4096
-	blockBytes     = 1 << 20 // after which a block ends
 	maxBlockBytes  = 16 << 20
 	entryTail      = 2*HashSize + 4 // chain, MAC, epoch
 )
@@ -37,115 +26,4 @@ type ExportHeader struct {
 	// HeadSeq and HeadChain are the head when the export was made.
 	HeadSeq   int64  `json:"head_seq"`
 	HeadChain string `json:"head_chain"`
-}
-
-// Export writes the range of a ledger to w as an export file and returns what
-// it wrote. The range must exist; nothing is verified.
-func Export(ctx context.Context, src Source, tenantID string, from, to int64, w io.Writer, progress func(done, total int64)) (ExportHeader, error) {
-	ends, err := src.Ends(ctx)
-	if err != nil {
-		return ExportHeader{}, err
-	}
-	h := ExportHeader{Tenant: tenantID, From: max(from, 1), To: to, HeadSeq: ends.Seq, HeadChain: hex.EncodeToString(ends.Chain[:])}
-	if h.To == 0 || h.To > ends.Seq {
-		h.To = ends.Seq
-	}
-	if !ends.HasHead || h.To < h.From {
-		return h, ErrRange
-	}
-	e := &exporter{w: bufio.NewWriterSize(w, 1<<20), next: h.From, last: h.To, progress: progress, total: h.To - h.From + 1}
-	first := h.From
-	if h.From > 1 {
-		first--
-	}
-	err = src.Rows(ctx, first, h.To, func(r *Row) error {
-		if r.Seq < h.From {
-			h.AnchorChain, h.AnchorEpoch = hex.EncodeToString(r.Chain), r.Epoch
-			return nil
-		}
-		if r.Seq == h.From {
-			if err := e.header(&h); err != nil {
-				return err
-			}
-		}
-		return e.add(r)
-	})
-	if err != nil {
-		return h, err
-	}
-	return h, e.finish()
-}
-
-type exporter struct {
-	w        *bufio.Writer
-	begun    bool
-	next     int64
-	last     int64
-	block    []byte
-	first    int64 // number of the block's first entry
-	count    uint32
-	progress func(done, total int64)
-	total    int64
-	done     int64
-}
-
-func (e *exporter) header(h *ExportHeader) error {
-	e.begun = true
-	line, err := json.Marshal(h)
-	if err != nil {
-		return err
-	}
-	_, err = e.w.WriteString(exportMagic + string(line) + "\n")
-	return err
-}
-
-func (e *exporter) add(r *Row) error {
-	if r.Seq != e.next || len(r.Chain) != HashSize || len(r.MAC) != HashSize {
-		return breakAt(e.next, Gap, "the store gives entry %d", r.Seq)
-	}
-	e.next++
-	if e.count == 0 {
-		e.first = r.Seq
-	}
-	e.block = binary.AppendUvarint(e.block, uint64(len(r.Canonical)))
-	e.block = append(e.block, r.Canonical...)
-	e.block = append(append(e.block, r.Chain...), r.MAC...)
-	e.block = binary.BigEndian.AppendUint32(e.block, uint32(r.Epoch))
-	if e.count++; e.count == blockEntries || len(e.block) >= blockBytes {
-		return e.flush()
-	}
-	return nil
-}
-
-func (e *exporter) flush() error {
-	var h [blockHeader]byte
-	binary.BigEndian.PutUint32(h[:], uint32(len(e.block)))
-	binary.BigEndian.PutUint64(h[4:], uint64(e.first))
-	binary.BigEndian.PutUint32(h[12:], e.count)
-	if _, err := e.w.Write(h[:]); err != nil {
-		return err
-	}
-	_, err := e.w.Write(e.block)
-	e.done += int64(e.count)
-	e.block, e.count = e.block[:0], 0
-	if e.progress != nil {
-		e.progress(e.done, e.total)
-	}
-	return err
-}
-
-func (e *exporter) finish() error {
-	if e.next != e.last+1 || !e.begun {
-		return breakAt(e.next, Gap, "the store ends before entry %d", e.last)
-	}
-	if e.count > 0 {
-		if err := e.flush(); err != nil {
-			return err
-		}
-	}
-	e.first = e.next
-	if err := e.flush(); err != nil { // the end: a block of nothing
-		return err
-	}
-	return e.w.Flush()
 }

@@ -18,7 +18,7 @@ import (
 // context, of reading, or ErrNotExport.
 func File(ctx context.Context, r io.Reader, o Options) (Report, error) {
 	in := bufio.NewReaderSize(r, 1<<20)
-	h, err := readHeader(in)
+	h, err := readHeader(in, o.form().magic)
 	if err != nil {
 		return Report{}, err
 	}
@@ -26,19 +26,35 @@ func File(ctx context.Context, r io.Reader, o Options) (Report, error) {
 		return Report{}, fmt.Errorf("%w: it is of tenant %q, not %q", ErrNotExport, h.Tenant, o.Tenant)
 	}
 	o.Tenant = h.Tenant
+	rep, _, err := checkFile(ctx, in, h, o)
+	return rep.conclude(ctx, err)
+}
+
+// checkFile checks what follows an export's header. The error is *broken,
+// *missing or that of the context.
+func checkFile(ctx context.Context, in *bufio.Reader, h ExportHeader, o Options) (*Report, *treePlan, error) {
 	rep := &Report{Tenant: h.Tenant, From: h.From, To: h.To, MACsChecked: o.Keys != nil}
+	rep.Sums.DatesFrom, rep.Sums.DatesTo = o.datesFrom, o.datesTo
+	plan, err := o.planTree(rep, h.From, h.To)
+	if err != nil {
+		return rep, nil, err
+	}
 	f := &file{in: in, h: h, o: o}
-	return rep.conclude(ctx, f.verify(ctx, rep))
+	err = f.verify(ctx, rep, plan)
+	if err == nil && h.To == h.HeadSeq {
+		err = o.rolledBack(h.To)
+	}
+	return rep, plan, earliest(err, plan.conclude(ctx, rep, &o))
 }
 
 // ReadExportHeader reads the first two lines of an export.
 func ReadExportHeader(r io.Reader) (ExportHeader, error) {
-	return readHeader(bufio.NewReaderSize(r, maxHeaderBytes))
+	return readHeader(bufio.NewReaderSize(r, maxHeaderBytes), ledgerForm.magic)
 }
 
-func readHeader(in *bufio.Reader) (h ExportHeader, err error) {
-	magic := make([]byte, len(exportMagic))
-	if _, err := io.ReadFull(in, magic); err != nil || string(magic) != exportMagic {
+func readHeader(in *bufio.Reader, want string) (h ExportHeader, err error) {
+	magic := make([]byte, len(want))
+	if _, err := io.ReadFull(in, magic); err != nil || string(magic) != want {
 		return h, ErrNotExport
 	}
 	line, err := in.ReadSlice('\n')
@@ -67,10 +83,13 @@ type block struct {
 	anchor [HashSize]byte
 	epoch  int64
 	stored bool // the anchor stands in the file; else it is the genesis
-	err    error
+
+	sums     Sums
+	segments []segment
+	err      error
 }
 
-func (f *file) verify(ctx context.Context, rep *Report) error {
+func (f *file) verify(ctx context.Context, rep *Report, plan *treePlan) error {
 	anchor, epoch, err := f.anchor()
 	if err != nil {
 		return err
@@ -79,12 +98,16 @@ func (f *file) verify(ctx context.Context, rep *Report) error {
 	work := make(chan *block, workers)
 	free := make(chan []byte, 2*workers+1)
 	var done sync.WaitGroup
-	t := &tally{total: f.h.To - f.h.From + 1, progress: f.o.Progress}
+	t := &tally{total: f.h.To - f.h.From + 1, progress: f.o.Progress, plan: plan, next: f.h.From}
+	t.sums.DatesFrom, t.sums.DatesTo = rep.Sums.DatesFrom, rep.Sums.DatesTo
 	for range workers {
 		done.Go(func() {
-			c := newChecker(f.h.Tenant, f.o.Keys)
+			c := plan.checker(&f.o)
 			for b := range work {
+				b.sums.DatesFrom, b.sums.DatesTo = t.sums.DatesFrom, t.sums.DatesTo
+				c.sums = &b.sums
 				b.err = b.check(c)
+				b.segments = c.harvest()
 				t.add(b)
 				select {
 				case free <- b.data[:0]:
@@ -99,7 +122,7 @@ func (f *file) verify(ctx context.Context, rep *Report) error {
 	if bad := t.first; bad != nil && (err == nil || bad.first <= last) {
 		err = bad.err
 	}
-	rep.Entries = t.good
+	rep.Entries, rep.Sums = t.good, t.sums
 	if err != nil {
 		return err
 	}
@@ -110,7 +133,7 @@ func (f *file) verify(ctx context.Context, rep *Report) error {
 // anchor is what the first entry is chained to.
 func (f *file) anchor() (anchor [HashSize]byte, epoch int64, err error) {
 	if f.h.From == 1 {
-		return genesis(f.h.Tenant), -1, nil
+		return f.o.form().genesisOf(f.h.Tenant), -1, nil
 	}
 	b, err := hex.DecodeString(f.h.AnchorChain)
 	if err != nil || len(b) != HashSize || f.h.AnchorEpoch < 1 {
@@ -169,6 +192,9 @@ func (f *file) readBlock(next int64, free <-chan []byte) (*block, error) {
 		if next != f.h.To+1 {
 			return nil, breakAt(next, Truncated, "the export should go on to %d", f.h.To)
 		}
+		if _, err := f.in.ReadByte(); err != io.EOF {
+			return nil, after(next, err)
+		}
 		return nil, nil
 	case count == 0 || size > maxBlockBytes || uint64(size) < uint64(count)*(entryTail+1):
 		return nil, breakAt(next, Hash, "a block of %d entries in %d bytes", count, size)
@@ -209,6 +235,14 @@ func cut(next int64, err error) error {
 	return &missing{fmt.Errorf("read the export: %w", err)}
 }
 
+// after says what is behind the end of an export.
+func after(next int64, err error) error {
+	if err == nil {
+		return breakAt(next, Duplicate, "bytes follow the export's end")
+	}
+	return cut(next, err)
+}
+
 // check checks the entries of a block.
 func (b *block) check(c *checker) error {
 	c.begin(b.first, b.anchor, b.epoch, b.stored)
@@ -240,12 +274,19 @@ type tally struct {
 	first    *block     // the bad block with the lowest numbers
 	good     int64
 	total    int64
+	sums     Sums
 	progress func(done, total int64)
+
+	// The trees of blocks are put together in order: those that came early wait.
+	plan    *treePlan
+	next    int64
+	waiting map[int64]*block
 }
 
 func (t *tally) add(b *block) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.join(b)
 	if b.err != nil {
 		if t.first == nil || b.first < t.first.first {
 			t.first = b
@@ -253,8 +294,31 @@ func (t *tally) add(b *block) {
 		return
 	}
 	t.good += int64(b.count)
+	t.sums.merge(&b.sums)
 	if t.progress != nil {
 		t.progress(t.good, t.total)
+	}
+}
+
+// join takes the block's tree, and those that waited for it. A bad block's tree
+// ends with its last good entry, and nothing follows it.
+func (t *tally) join(b *block) {
+	if !t.plan.planted {
+		return
+	}
+	if t.waiting == nil {
+		t.waiting = make(map[int64]*block)
+	}
+	t.waiting[b.first] = b
+	for b := t.waiting[t.next]; b != nil; b = t.waiting[t.next] {
+		delete(t.waiting, b.first)
+		t.plan.grow.append(b.segments)
+		b.segments = nil
+		if b.err != nil {
+			t.next = -1
+			return
+		}
+		t.next += int64(b.count)
 	}
 }
 

@@ -24,7 +24,10 @@ func (r *Report) verify(ctx context.Context, src Source, o Options) error {
 		return &missing{err}
 	}
 	whole := o.To == 0 || o.To >= ends.Seq
+	r.src = src
 	switch {
+	case !ends.HasHead && ends.LastSeq == 0 && len(o.Checkpoints) > 0:
+		return o.rolledBack(0)
 	case !ends.HasHead && ends.LastSeq == 0:
 		return &missing{errNoTenant}
 	case !ends.HasHead:
@@ -37,13 +40,25 @@ func (r *Report) verify(ctx context.Context, src Source, o Options) error {
 	if !whole {
 		r.To = o.To
 	}
-	if err := r.chunks(ctx, src, o); err != nil {
+	plan, err := o.planTree(r, r.From, r.To)
+	if err != nil {
 		return err
 	}
-	if !whole {
-		return nil
+	err = r.chunks(ctx, src, &o, plan)
+	if err == nil && whole {
+		err = earliest(r.end(o, ends), o.rolledBack(ends.Seq))
 	}
-	return r.end(o, ends)
+	return earliest(err, plan.conclude(ctx, r, &o))
+}
+
+// rolledBack says whether a checkpoint lies beyond the end.
+func (o *Options) rolledBack(end int64) error {
+	for _, c := range o.Checkpoints {
+		if c.Size > end {
+			return foundBy(ByRoot, end+1, Truncated, "the ledger ends at %d, and a checkpoint of size %d is signed", end, c.Size)
+		}
+	}
+	return nil
 }
 
 // end compares the end of what was checked with the head.
@@ -52,7 +67,7 @@ func (r *Report) end(o Options, ends Ends) error {
 		return breakAt(ends.Seq+1, Truncated, "the head stands at %d, but entries go on to %d", ends.Seq, ends.LastSeq)
 	}
 	if ends.Seq == 0 {
-		r.HeadHash = genesis(o.Tenant)
+		r.HeadHash = o.form().genesisOf(o.Tenant)
 	}
 	if r.HeadHash != ends.Chain {
 		return breakAt(max(ends.Seq, 1), Hash, "the head at %d has another chain hash", ends.Seq)
@@ -65,33 +80,41 @@ type part struct {
 	from, to int64
 	anchor   [HashSize]byte // what the first entry was chained to
 	end      [HashSize]byte // chain hash of the last entry
+	sums     Sums
+	segments []segment
 	err      error
 }
 
 // chunks checks the range, several parts at once, and finds the first bad entry.
-func (r *Report) chunks(ctx context.Context, src Source, o Options) error {
+func (r *Report) chunks(ctx context.Context, src Source, o *Options, plan *treePlan) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	q := &queue{next: r.From, last: r.To, total: r.To - r.From + 1, progress: o.Progress}
 	var done sync.WaitGroup
 	for range max(o.Workers, 1) {
 		done.Go(func() {
-			c := newChecker(o.Tenant, o.Keys)
+			c := plan.checker(o)
 			for p := q.take(); p != nil; p = q.take() {
+				c.sums = &p.sums
 				p.err = p.check(ctx, src, c)
+				p.segments = c.harvest()
 				q.finish(p)
 			}
 		})
 	}
 	done.Wait()
-	return r.join(q.parts)
+	return r.join(q.parts, plan)
 }
 
 // join puts the parts together: each must begin where the one before ended.
-func (r *Report) join(parts []*part) error {
+func (r *Report) join(parts []*part, plan *treePlan) error {
 	for i, p := range parts {
 		if i > 0 && p.anchor != parts[i-1].end && p.err == nil {
 			return breakAt(p.from-1, Hash, "its chain hash changed while it was read")
+		}
+		r.Sums.merge(&p.sums)
+		if plan.planted {
+			plan.grow.append(p.segments)
 		}
 		if p.err != nil {
 			var b *broken

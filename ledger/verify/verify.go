@@ -55,10 +55,50 @@ const (
 	UnknownVersion Reason = "unknown version"
 	// MissingAnchor: the entry before the range, or the head, is not there.
 	MissingAnchor Reason = "missing anchor"
-	// Truncated: entries end before the head says, or the head stands before the
-	// end of the entries.
+	// Truncated: entries end before the head or a checkpoint says, or the head
+	// stands before the end of the entries.
 	Truncated Reason = "truncated"
+	// Root: entries and chain are good in themselves and are not those that a
+	// signed checkpoint commits to.
+	Root Reason = "root differs"
+	// Signature: a checkpoint is not signed by the key that it should be.
+	Signature Reason = "checkpoint signature"
+	// Consistency: two signed checkpoints are not of one growing tree.
+	Consistency Reason = "consistency"
+	// Manifest: the package is not what its manifest says.
+	Manifest Reason = "manifest"
+	// Archive: the package is no archive of the form it must have.
+	Archive Reason = "archive"
+	// AuditTrail: the audit rows are not intact; the number is that of a row.
+	AuditTrail Reason = "audit trail"
 )
+
+// Detector is which check found a break.
+type Detector string
+
+// The detectors.
+const (
+	ByNumber     Detector = "number"     // numbers without gap or duplicate
+	ByChain      Detector = "chain"      // chain hash of the bytes and the entry before
+	ByMAC        Detector = "mac"        // MAC under the tenant's key
+	ByProjection Detector = "projection" // what stands beside the bytes
+	ByFormat     Detector = "format"     // canonical form, versions
+	ByHead       Detector = "head"       // the head and the end of the entries
+	ByRoot       Detector = "root"       // the tree's root and a checkpoint
+	BySignature  Detector = "signature"  // signatures and cosignatures
+	ByProof      Detector = "proof"      // consistency of checkpoints
+	ByManifest   Detector = "manifest"   // what the package says of itself
+	ByArchive    Detector = "archive"    // the form of the ZIP file
+	ByAudit      Detector = "audit"      // the audit trail
+)
+
+// detectors name the check that gives each reason; the few that two checks
+// give are told apart where they arise.
+var detectors = map[Reason]Detector{
+	Gap: ByNumber, Duplicate: ByNumber, PreviousHash: ByChain, Hash: ByChain, MAC: ByMAC, Projection: ByProjection,
+	UnknownVersion: ByFormat, MissingAnchor: ByHead, Truncated: ByHead, Root: ByRoot, Signature: BySignature,
+	Consistency: ByProof, Manifest: ByManifest, Archive: ByArchive, AuditTrail: ByAudit,
+}
 
 // HashSize is the size of hashes and MACs.
 const HashSize = 32
@@ -114,9 +154,35 @@ type Options struct {
 	Workers int
 	// Keys check MACs; nil leaves them unchecked.
 	Keys Keys
+	// Checkpoints are what the entries must agree with, signatures checked
+	// (OpenCheckpoint). Those beyond a range that was asked for say nothing of it.
+	Checkpoints []Checkpoint
+	// LeftEdge is, for a range that does not begin at 1, the hashes of the tree
+	// before it: the perfect subtrees of its leaves, from left to right. Without
+	// it such a range is not held against checkpoints.
+	LeftEdge [][HashSize]byte
+	// Tree wants the report's Tree.
+	Tree bool
+	// Stored, when set, is the store's own copy of the tree: the root of the
+	// leaves index<<level on, 1<<level of them. It is used only where it agrees
+	// with a checkpoint and the entries do not, to find the first bad one.
+	Stored func(ctx context.Context, level int, index int64) ([HashSize]byte, error)
 	// Progress, when set, is called now and then by one goroutine at a time with
 	// the number of entries checked and to be checked.
 	Progress func(done, total int64)
+
+	log *logForm // nil is the ledger's
+	// datesFrom and datesTo are the window of Sums.Dated, unix nanoseconds.
+	datesFrom, datesTo int64
+	// rootAt is a size whose root is wanted without a checkpoint of it.
+	rootAt int64
+}
+
+func (o *Options) form() *logForm {
+	if o.log == nil {
+		return ledgerForm
+	}
+	return o.log
 }
 
 // Report is what a verification found.
@@ -128,14 +194,33 @@ type Report struct {
 	// HeadHash is the chain hash of the last good entry.
 	HeadHash    [HashSize]byte
 	MACsChecked bool
+	// Sums is what the good entries add up to.
+	Sums Sums
+	// Tree is the tree of the range, when asked for and when no checkpoints are
+	// given: its perfect subtrees, from left to right (see Joiner).
+	Tree [][HashSize]byte
+	// Covered is the size of the greatest checkpoint that the entries agree with.
+	Covered int64
+	// Warnings are what a reader of the verdict must know beside it.
+	Warnings []string
 	// FirstBad is the number of the first bad entry, Reason and Message say why,
 	// when Broken. Message also explains Unknown.
 	FirstBad int64
 	Reason   Reason
+	Detector Detector
 	Message  string
 	// NoTenant says that the ledger has neither a head nor entries of the tenant:
 	// it was never written for, or everything is gone.
 	NoTenant bool
+	// Checkpoints are those that were held against the entries, by size.
+	Checkpoints []Checkpoint
+	// Package is what an evidence package says of itself, nil elsewhere.
+	Package *ManifestInfo
+	// Audit is what was found of a package's audit rows, nil without any. A break
+	// of them is the package's too.
+	Audit *Report
+
+	src Source // while it is being verified
 }
 
 // ErrRange says that the range asked for is not one.
@@ -146,15 +231,20 @@ var errNoTenant = errors.New("the ledger knows no such tenant")
 
 // broken is why a ledger is broken; it travels as an error.
 type broken struct {
-	seq     int64
-	reason  Reason
-	message string
+	seq      int64
+	reason   Reason
+	detector Detector
+	message  string
 }
 
 func (b *broken) Error() string { return fmt.Sprintf("entry %d: %s: %s", b.seq, b.reason, b.message) }
 
 func breakAt(seq int64, reason Reason, format string, args ...any) error {
-	return &broken{seq, reason, fmt.Sprintf(format, args...)}
+	return foundBy(detectors[reason], seq, reason, format, args...)
+}
+
+func foundBy(by Detector, seq int64, reason Reason, format string, args ...any) error {
+	return &broken{seq, reason, by, fmt.Sprintf(format, args...)}
 }
 
 // missing is evidence that cannot be had; it travels as an error.
@@ -170,7 +260,7 @@ func (r *Report) conclude(ctx context.Context, err error) (Report, error) {
 	case err == nil:
 		r.Verdict = Intact
 	case errors.As(err, &b):
-		r.Verdict, r.FirstBad, r.Reason, r.Message = Broken, b.seq, b.reason, b.message
+		r.Verdict, r.FirstBad, r.Reason, r.Detector, r.Message = Broken, b.seq, b.reason, b.detector, b.message
 	case errors.Is(err, ErrRange):
 		return *r, err
 	case ctx.Err() != nil:

@@ -208,7 +208,7 @@ func TestUnknown(t *testing.T) {
 // though each part by itself is good.
 func TestPartsMustMeet(t *testing.T) {
 	r := &Report{}
-	err := r.join([]*part{{from: 1, to: 5, end: [32]byte{1}}, {from: 6, to: 9, anchor: [32]byte{2}, end: [32]byte{3}}})
+	err := r.join([]*part{{from: 1, to: 5, end: [32]byte{1}}, {from: 6, to: 9, anchor: [32]byte{2}, end: [32]byte{3}}}, &treePlan{})
 	var b *broken
 	if !errors.As(err, &b) || b.seq != 5 {
 		t.Errorf("got %v", err)
@@ -228,7 +228,7 @@ func TestVectors(t *testing.T) {
 		}
 		header, entries, _ := strings.Cut(string(text), "====\n")
 		values := vectorLines(header)
-		c := newChecker(values["tenant"], func(epoch uint32) (key [32]byte, err error) {
+		c := newChecker(ledgerForm, values["tenant"], func(epoch uint32) (key [32]byte, err error) {
 			_, err = hex.Decode(key[:], []byte(values[fmt.Sprint("mac_key.", epoch)]))
 			return key, err
 		})
@@ -287,6 +287,7 @@ func TestInvalidVectors(t *testing.T) {
 var formNames = map[string]form{
 	"text": formText, "uint": formUint, "uint31": formUint31, "flag": formFlag, "time": formTime, "int64": formInt, "hash": formHash,
 	"bytes32": form32, "bytes16": form16, "tokens": formTokens, "tags": formTags, "reasons": formReasons,
+	"bytes": formBytes,
 }
 
 // The table in the document is the table in the code, and its lower part is the
@@ -318,7 +319,7 @@ func TestDocumentedFields(t *testing.T) {
 	}
 	forms := map[event.Kind]form{
 		event.String: formText, event.Int: formUint, event.Bool: formFlag, event.Time: formTime,
-		event.Bytes: form32, event.TokenMap: formTokens, event.TagMap: formTags,
+		event.Bytes: form32, event.TokenMap: formTokens, event.TagMap: formTags, event.Blob: formBytes,
 	}
 	seen := 0
 	for _, f := range event.Fields {
