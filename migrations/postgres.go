@@ -20,7 +20,7 @@ var postgresFiles embed.FS
 var ErrNewerSchema = errors.New("the database's schema is newer than this binary; use the newer binary")
 
 // Postgres migrates the database at the DSN, whose role must own it, to the
-// newest schema. Only one of several processes that call it at once does the
+// newest schema, and makes tallystick_owner the owner of everything in it. Only one of several processes that call it at once does the
 // work; the others wait.
 func Postgres(ctx context.Context, dsn string) error {
 	cfg, err := pgx.ParseConfig(dsn)
@@ -38,7 +38,15 @@ func Postgres(ctx context.Context, dsn string) error {
 		return err
 	}
 	defer release()
-	return up(ctx, goose.DialectPostgres, db, sub)
+	if err := up(ctx, goose.DialectPostgres, db, sub); err != nil {
+		return err
+	}
+	// Whoever migrates, tallystick_owner owns: the login that migrated then has
+	// no rights by ownership that outlive its membership.
+	if _, err := db.ExecContext(ctx, "select sec.adopt()"); err != nil {
+		return fmt.Errorf("give the tables to tallystick_owner: %w", err)
+	}
+	return nil
 }
 
 // migrationLock is the key of the session lock that serialises migrations.

@@ -11,18 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Role is one of the roles that migrations grant privileges to.
-type Role string
-
-// The roles.
-const (
-	RoleApp        Role = "tallystick_app"        // reads one tenant at a time
-	RoleLedger     Role = "tallystick_ledger"     // the writer of hop 3
-	RoleProcessors Role = "tallystick_processors" // plans and checkpoints of hops 5 and 6
-)
-
-var allRoles = []Role{RoleApp, RoleLedger, RoleProcessors}
-
 // Provision gives a migrated database the signer's key and makes one login role
 // for each Role, named after the database, with passwords derived from secret.
 // It is for databases that are ours alone (embedded, tests, first set-up);
@@ -40,8 +28,8 @@ func Provision(ctx context.Context, adminDSN string, signer *Signer, secret [32]
 		on conflict (kid) do update set ipad = excluded.ipad, opad = excluded.opad`, signer.kid, ipad, opad); err != nil {
 		return nil, fmt.Errorf("store the context key: %w", err)
 	}
-	dsns := make(map[Role]string, len(allRoles))
-	for _, role := range allRoles {
+	dsns := make(map[Role]string, len(Logins()))
+	for _, role := range Logins() {
 		dsn, err := login(ctx, conn, adminDSN, role, secret)
 		if err != nil {
 			return nil, err
@@ -70,12 +58,13 @@ func login(ctx context.Context, conn *pgx.Conn, adminDSN string, role Role, secr
 	// format(%I, %L) does the quoting: role DDL takes no parameters.
 	const ddl = `
 		select format(case when exists (select from pg_roles where rolname = $1)
-		         then 'alter role %1$I login nobypassrls nosuperuser password %2$L'
-		         else 'create role %1$I login nobypassrls nosuperuser password %2$L' end, $1::text, $2::text),
+		         then 'alter role %1$I login %3$s nosuperuser password %2$L'
+		         else 'create role %1$I login %3$s nosuperuser password %2$L' end, $1::text, $2::text,
+		         case when $4 then 'bypassrls' else 'nobypassrls' end),
 		       format('grant %I to %I', $3::text, $1::text),
 		       format('grant connect on database %I to %I', current_database(), $1::text)`
 	var statements [3]string
-	if err := conn.QueryRow(ctx, ddl, name, password, string(role)).Scan(&statements[0], &statements[1], &statements[2]); err != nil {
+	if err := conn.QueryRow(ctx, ddl, name, password, string(role), role.bypasses()).Scan(&statements[0], &statements[1], &statements[2]); err != nil {
 		return "", fmt.Errorf("prepare role %s: %w", name, err)
 	}
 	for _, s := range statements {

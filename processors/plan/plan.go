@@ -217,7 +217,7 @@ func (s *Store) Save(ctx context.Context, partition int32, snap *processors.Snap
 	err := s.db.InTenantsWrite(ctx, []string{owner}, func(tx postgres.Tx) error {
 		_, err := tx.Exec(ctx, `
 			insert into processors.snapshot as s (tenant_id, processor, partition, version, commit, state) values ($1, $2, $3, $4, $5, $6)
-			on conflict (partition, processor) do update set version = excluded.version, commit = excluded.commit,
+			on conflict (tenant_id, partition, processor) do update set version = excluded.version, commit = excluded.commit,
 			       taken_at = clock_timestamp(), state = excluded.state
 			where s.commit < excluded.commit or s.version <> excluded.version`,
 			owner, snap.Processor, partition, snap.Version, snap.Commit, snap.State)
