@@ -44,7 +44,8 @@ type pipeline struct {
 	published atomic.Int64
 	noted     int64 // published batch that the store knows of
 
-	narrow narrowing
+	narrow   narrowing
+	recovery *recovering // nil but in recovery: then nothing is published
 	// handed is closed when the batch that was handed over last is committed.
 	handed chan struct{}
 
@@ -146,6 +147,11 @@ func (p *pipeline) gather(ctx context.Context, reader Reader) error {
 		switch {
 		case len(got) == 0 && n == 0:
 			p.note()
+			if p.recovery != nil && len(p.room) == 1 { // this batch's own place: nothing is in hand
+				if err := p.recovery.idle(ctx, p.st.NextOffset); err != nil {
+					return err
+				}
+			}
 		case n == 0:
 			deadline = time.Now().Add(linger)
 		}
@@ -269,6 +275,10 @@ func (p *pipeline) commitLoop() {
 		}
 		close(b.committed)
 		p.noteCommitted(b)
+		if p.recovery != nil && p.recovery.committed(&b.batch) {
+			p.fail(errRecovered)
+			return
+		}
 		select {
 		case p.publish <- b:
 		case <-p.work.Done():
@@ -286,6 +296,11 @@ func (p *pipeline) noteCommitted(b *builder) {
 // publishLoop publishes batches in order.
 func (p *pipeline) publishLoop() {
 	for b := range p.publish {
+		if p.recovery != nil {
+			p.w.builders.put(b) // published when the partition is assigned after recovery
+			<-p.room
+			continue
+		}
 		if err := p.w.publish(p.work, &b.batch, &b.frames); err != nil {
 			p.fail(fmt.Errorf("publish batch %d: %w", b.batch.Number, err))
 			return

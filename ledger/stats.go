@@ -59,6 +59,8 @@ type PartitionStats struct {
 	epoch, nextOffset, batch, publishedBatch atomic.Int64
 	// unpublished counts entries that are committed and not yet in `entries`.
 	unpublished atomic.Int64
+	// recovering: it is replayed to its checkpoints, and publishes nothing.
+	recovering atomic.Bool
 
 	mu     sync.Mutex // protects halted
 	halted error
@@ -70,6 +72,9 @@ type Place struct {
 	// Unpublished counts entries of this process that are not in `entries` yet.
 	Unpublished int64
 	Halted      error
+	// Recovering says that the partition is replayed to its published checkpoints
+	// after a restore; nothing of it is published.
+	Recovering bool
 }
 
 // Places is where every partition stands that this process has been assigned.
@@ -97,7 +102,7 @@ func (s *Stats) partition(id int32) *PartitionStats {
 func (p *PartitionStats) place() Place {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Place{p.epoch.Load(), p.nextOffset.Load(), p.batch.Load(), p.publishedBatch.Load(), p.unpublished.Load(), p.halted}
+	return Place{p.epoch.Load(), p.nextOffset.Load(), p.batch.Load(), p.publishedBatch.Load(), p.unpublished.Load(), p.halted, p.recovering.Load()}
 }
 
 func (p *PartitionStats) assigned(st *State) {

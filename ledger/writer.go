@@ -46,6 +46,13 @@ type Options struct {
 	// RetryMin and RetryMax bound the backoff after a transient failure;
 	// defaults 50 ms and 5 s.
 	RetryMin, RetryMax time.Duration
+	// Floor, when set, is asked at each assignment of a partition; a chain below
+	// its published checkpoint halts it.
+	Floor Floor
+	// Recover lets a partition below its checkpoints be replayed, with Recovery's
+	// help, in place of halting.
+	Recover  bool
+	Recovery Recovery
 }
 
 func (o Options) withDefaults() Options {
@@ -111,6 +118,10 @@ func (w *Writer) RunPartition(ctx context.Context, topic Topic, partition int32,
 		if ctx.Err() != nil {
 			return nil
 		}
+		if errors.Is(err, errRecovered) {
+			log.LogAttrs(ctx, slog.LevelInfo, "ledger partition has reached its checkpoints")
+			continue
+		}
 		if exists++; !errors.Is(err, ErrExists) {
 			exists = 0
 		} else if exists >= maxExists {
@@ -140,7 +151,8 @@ const maxExists = 5
 
 // Halts reports whether the error is one that waiting cannot mend.
 func Halts(err error) bool {
-	return kafka.Halts(err) || errors.Is(err, ErrTopicChanged) || errors.Is(err, ErrRefused) || errors.Is(err, ErrRuleVersion)
+	return kafka.Halts(err) || errors.Is(err, ErrTopicChanged) || errors.Is(err, ErrRefused) || errors.Is(err, ErrRuleVersion) ||
+		errors.Is(err, ErrBelowCheckpoint) || errors.Is(err, ErrForked) || errors.Is(err, ErrAltered) || errors.Is(err, ErrMissingRange)
 }
 
 // runOnce takes the partition over and writes it until something fails.
@@ -151,10 +163,18 @@ func (w *Writer) runOnce(ctx context.Context, topic Topic, partition int32, src 
 	}
 	log.LogAttrs(ctx, slog.LevelInfo, "ledger partition assigned", slog.Int64("epoch", st.Epoch),
 		slog.Int64("offset", st.NextOffset), slog.Int64("batch", st.LastBatch), slog.Int64("published", st.PublishedBatch))
+	rec, err := w.standing(ctx, topic, partition, &st, log)
+	if err != nil {
+		return err
+	}
 	stats := w.stats.partition(partition)
+	stats.recovering.Store(rec != nil)
 	stats.assigned(&st)
 	noted := st.PublishedBatch
-	if err := w.republish(ctx, partition, &st); err != nil {
+	if rec == nil {
+		err = w.republish(ctx, partition, &st)
+	}
+	if err != nil {
 		return fmt.Errorf("publish again: %w", err)
 	}
 	stats.publishedBatch.Store(st.PublishedBatch)
@@ -168,7 +188,7 @@ func (w *Writer) runOnce(ctx context.Context, topic Topic, partition int32, src 
 	}
 	defer reader.Close()
 	p := newPipeline(ctx, w, core, st, src, stats)
-	p.noted, p.narrow = noted, narrow
+	p.noted, p.narrow, p.recovery = noted, narrow, rec
 	return p.run(ctx, reader)
 }
 

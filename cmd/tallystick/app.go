@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tallystick/tallystick/ingest"
-	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/clickhouse"
 	"github.com/tallystick/tallystick/internal/config"
 	"github.com/tallystick/tallystick/internal/kafka"
@@ -42,7 +41,7 @@ type app struct {
 	log *slog.Logger
 
 	ring    *keyring.Ring
-	auth    *authn.Static
+	access  access
 	engines *engines
 
 	kafkaCfg kafka.Config
@@ -55,6 +54,7 @@ type app struct {
 	chWriter, chReader            *clickhouse.DB
 	store                         *pgstore.Store
 	registrar                     *ledger.Registrar
+	signing                       signing
 	writer                        *ledger.Writer
 	edge                          *ingest.Edge
 	runner                        *processors.Runner
@@ -157,11 +157,6 @@ func (a *app) openKeys(context.Context) error {
 	}
 	a.ring = ring
 	a.onClose(ring.Close)
-	token, err := authn.LoadOrCreateToken(a.tokenPath())
-	if err != nil {
-		return err
-	}
-	a.auth = authn.NewStatic(token, authn.Principal{Subject: "admin-token", AllTenants: true})
 	return nil
 }
 
@@ -228,9 +223,15 @@ func (a *app) openPostgres(ctx context.Context) error {
 	if a.processorsDB, err = open(postgres.RoleProcessors, 6); err != nil {
 		return err
 	}
-	a.appDB, err = open(postgres.RoleApp, 8)
+	if a.appDB, err = open(postgres.RoleApp, 8); err != nil {
+		return err
+	}
 	a.store = pgstore.New(a.ledgerDB)
-	return err
+	db, err := open(postgres.RoleApp, accessConns)
+	if err != nil {
+		return err
+	}
+	return a.openAccess(db)
 }
 
 func (a *app) openClickHouse(ctx context.Context) (err error) {

@@ -94,6 +94,7 @@ func (a *app) addPartitions(p *pb.Pipeline, ends []int64) {
 			}
 		}
 	}
+	p.Halted = append(p.Halted, a.signingFaults()...)
 	slices.Sort(p.Halted)
 }
 

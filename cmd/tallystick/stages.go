@@ -20,9 +20,11 @@ import (
 	"github.com/tallystick/tallystick/api"
 	"github.com/tallystick/tallystick/api/web"
 	"github.com/tallystick/tallystick/ingest"
+	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/clickhouse"
 	"github.com/tallystick/tallystick/internal/config"
 	"github.com/tallystick/tallystick/internal/postgres"
+	"github.com/tallystick/tallystick/internal/transport"
 	"github.com/tallystick/tallystick/ledger"
 	"github.com/tallystick/tallystick/processors"
 	"github.com/tallystick/tallystick/processors/plan"
@@ -37,10 +39,16 @@ func (a *app) startStages(context.Context) error {
 		}
 	}
 	if a.cfg.Target.Runs(config.TargetLedger) {
-		a.writer = ledger.NewWriter(a.store, macKeys{a.ring}, a.stageLog, a.kafkaCfg.Topics(), ledger.Options{}, a.log)
+		opts, err := a.openCheckpoints()
+		if err != nil {
+			return err
+		}
+		a.writer = ledger.NewWriter(a.store, macKeys{a.ring}, a.stageLog, a.kafkaCfg.Topics(), opts, a.log)
+		a.startCheckpoints()
 		a.start("ledger", func(ctx context.Context) error {
 			return a.writer.Run(ctx, a.kafkaCfg, a.topic, a.alone())
 		})
+		a.startRerates()
 	}
 	return nil
 }
@@ -75,11 +83,15 @@ func (s sink) Store(ctx context.Context, p *processors.Plan) error {
 func (a *app) alone() bool { return a.cfg.Target == config.TargetAll && a.cfg.EmbeddedKafka() }
 
 // startServers starts the edge and the listeners.
-func (a *app) startServers(context.Context) error {
-	tlsConfig, err := a.cfg.TLS.ServerConfig()
+func (a *app) startServers(ctx context.Context) error {
+	if err := a.recordStart(ctx); err != nil {
+		return err
+	}
+	tlsConfig, err := a.openTLS()
 	if err != nil {
 		return err
 	}
+	encrypted := tlsConfig != nil
 	server, err := api.New(a.apiDeps(), api.Options{TLS: tlsConfig, Version: versionString(), PageKey: a.pageKey()})
 	if err != nil {
 		return err
@@ -96,27 +108,29 @@ func (a *app) startServers(context.Context) error {
 		server.Mount("/", web.Handler())
 	}
 	httpServer := server.HTTPServer()
-	if a.httpAddr, err = a.listen("http", a.cfg.HTTP.Listen, func(ctx context.Context, l net.Listener) error {
+	if a.httpAddr, err = a.listen(ctx, "http", a.cfg.HTTP.Listen, encrypted, func(ctx context.Context, l net.Listener) error {
 		return serveHTTP(ctx, httpServer, l)
 	}); err != nil {
 		return err
 	}
-	a.grpcAddr, err = a.listen("grpc", a.cfg.GRPC.Listen, func(ctx context.Context, l net.Listener) error {
+	a.grpcAddr, err = a.listen(ctx, "grpc", a.cfg.GRPC.Listen, encrypted, func(ctx context.Context, l net.Listener) error {
 		return serveGRPC(ctx, grpcServer, l)
 	})
 	return err
 }
 
 func (a *app) startEdge(server *api.Server, grpcServer *grpc.Server) error {
-	edge, err := ingest.New(a.edgeSink(), edgeKeys{a}, a.auth, ingest.Options{
+	edge, err := ingest.New(a.edgeSink(), edgeKeys{a}, a.access.auth, ingest.Options{
 		Topic: a.kafkaCfg.Topics().Events, Partitions: a.topic.Partitions, EdgeID: a.edgeID(), Logger: a.log,
-		MaxInFlight: a.cfg.Limits.InFlight, MaxInFlightBytes: a.cfg.Limits.InFlightBytes,
+		Confidential: api.NewPostgresSubjects(a.appDB, a.ring),
+		Denied:       a.deniedAtEdge,
+		MaxInFlight:  a.cfg.Limits.InFlight, MaxInFlightBytes: a.cfg.Limits.InFlightBytes,
 	})
 	if err != nil {
 		return err
 	}
 	a.edge = edge
-	server.Mount("POST /v1/events:batch", edge.Handler())
+	server.Mount("POST /v1/events:batch", authn.TellPeer(edge.Handler()))
 	edge.RegisterGRPC(grpcServer, server)
 	a.start("edge", edge.Run)
 	return nil
@@ -124,15 +138,17 @@ func (a *app) startEdge(server *api.Server, grpcServer *grpc.Server) error {
 
 // apiDeps is what the API serves from.
 func (a *app) apiDeps() api.Deps {
-	d := api.Deps{Auth: a.auth, Pipeline: a, Logger: a.log, Ready: []api.Dependency{
+	d := api.Deps{Auth: a.access.auth, Audit: auditor{a.access.log, a.access.recorder}, Pipeline: a, Logger: a.log, Ready: []api.Dependency{
 		{Name: "postgres", Check: a.appDB.Ping},
 		{Name: "clickhouse", Check: a.chReader.Ping},
 		{Name: "kafka", Check: a.stageLog.Ping},
 	}}
 	if a.cfg.Target.Runs(config.TargetAPI) || a.cfg.Target.Runs(config.TargetIngest) {
-		d.Ledger, d.Tenants = api.NewPostgresLedger(a.appDB), a
+		d.Ledger, d.Tenants, d.Subjects = api.NewPostgresLedger(a.appDB), a, api.NewPostgresSubjects(a.appDB, a.ring)
 	}
 	if a.cfg.Target.Runs(config.TargetAPI) {
+		d.Tokens, d.Secrets, d.AuditLog = tokenStore{a.access.tokens, a.access.cache}, a.access.secrets, a.access.log
+		d.Rerates = api.NewPostgresRerates(a.appDB, a.ring)
 		d.Verifier = ledgerVerifier{db: a.appDB, ring: a.ring}
 		reporter := analytics.NewReporter(a.chReader, plan.NewCoverage(a.appDB), time.Now)
 		d.Reports, d.Conflicts = reports{reporter}, reporter
@@ -189,8 +205,8 @@ func (a *app) edgeID() string {
 }
 
 // listen opens an address and serves it in a part of its own.
-func (a *app) listen(name, addr string, serve func(context.Context, net.Listener) error) (string, error) {
-	l, err := net.Listen("tcp", addr)
+func (a *app) listen(ctx context.Context, name, addr string, encrypted bool, serve func(context.Context, net.Listener) error) (string, error) {
+	l, err := transport.Listen(ctx, addr, encrypted)
 	if err != nil {
 		return "", &exitError{exitUnavailable, fmt.Errorf("%s.listen: %w", name, err)}
 	}

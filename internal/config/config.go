@@ -17,11 +17,11 @@
 package config
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/knadh/koanf/parsers/yaml"
@@ -77,18 +77,22 @@ func (t Target) Runs(stage Target) bool { return t == TargetAll || t == stage }
 
 // Config is every setting, checked.
 type Config struct {
-	Target     Target     `koanf:"target"`
-	DataDir    string     `koanf:"data_dir"`
-	HTTP       Listener   `koanf:"http"`
-	GRPC       Listener   `koanf:"grpc"`
-	TLS        ServerTLS  `koanf:"tls"`
-	Engines    Engines    `koanf:"engines"`
-	Kafka      Kafka      `koanf:"kafka"`
-	Postgres   Postgres   `koanf:"postgres"`
-	ClickHouse ClickHouse `koanf:"clickhouse"`
-	Prices     Prices     `koanf:"prices"`
-	Limits     Limits     `koanf:"limits"`
-	Log        Log        `koanf:"log"`
+	Target  Target `koanf:"target"`
+	DataDir string `koanf:"data_dir"`
+	// Name is the installation's: it begins the origin of each tenant's checkpoints.
+	Name        string      `koanf:"name"`
+	Ledger      Ledger      `koanf:"ledger"`
+	Checkpoints Checkpoints `koanf:"checkpoints"`
+	HTTP        Listener    `koanf:"http"`
+	GRPC        Listener    `koanf:"grpc"`
+	TLS         ServerTLS   `koanf:"tls"`
+	Engines     Engines     `koanf:"engines"`
+	Kafka       Kafka       `koanf:"kafka"`
+	Postgres    Postgres    `koanf:"postgres"`
+	ClickHouse  ClickHouse  `koanf:"clickhouse"`
+	Prices      Prices      `koanf:"prices"`
+	Limits      Limits      `koanf:"limits"`
+	Log         Log         `koanf:"log"`
 }
 
 // Listener is one address to serve on.
@@ -164,6 +168,26 @@ type Limits struct {
 	InFlightBytes int64 `koanf:"in_flight_bytes"` // of their bodies
 }
 
+// Ledger is how partitions are written.
+type Ledger struct {
+	Recover bool `koanf:"recover"` // replay what a restore put below its checkpoints
+}
+
+// Checkpoints says where signed checkpoints go.
+type Checkpoints struct {
+	Dir             string   `koanf:"dir"` // "" is below the data directory
+	IntervalSeconds int      `koanf:"interval_seconds"`
+	Witnesses       []string `koanf:"witnesses"` // "VKEY URL" each
+}
+
+// CheckpointDir is the append-only directory of signed checkpoints.
+func (c *Config) CheckpointDir() string {
+	if c.Checkpoints.Dir != "" {
+		return c.Checkpoints.Dir
+	}
+	return filepath.Join(c.DataDir, "checkpoints")
+}
+
 // Log is how messages are written.
 type Log struct {
 	Level  slog.Level `koanf:"level"`
@@ -192,24 +216,10 @@ func (c *Config) ReplicationFactor() int {
 	}
 }
 
-// ServerConfig is the TLS of our listeners: nil without a certificate, else
-// TLS 1.3 only. The files are read again for each connection, so a renewed
-// certificate needs no restart.
-func (t ServerTLS) ServerConfig() (*tls.Config, error) {
-	if t.CertFile == "" {
-		return nil, nil
-	}
-	load := func() (*tls.Certificate, error) {
-		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		return &cert, err
-	}
-	if _, err := load(); err != nil {
-		return nil, fmt.Errorf("%w: tls.cert_file: %w", ErrInvalid, err)
-	}
-	return &tls.Config{
-		MinVersion:     tls.VersionTLS13,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return load() },
-	}, nil
+// Embedded reports the embedded mode: everything in one process, with an engine
+// beside it. Only then may listeners go without TLS, on loopback.
+func (c *Config) Embedded() bool {
+	return c.Target == TargetAll && (c.EmbeddedKafka() || c.EmbeddedPostgres() || c.EmbeddedClickHouse())
 }
 
 // Sources is where Load reads from. The zero value is the defaults alone.

@@ -23,6 +23,9 @@ const (
 	DefaultPartitions    = 12
 	DefaultInFlight      = 64
 	DefaultInFlightBytes = 256 << 20
+	// DefaultName begins origins where an installation has no name.
+	DefaultName              = "tallystick.local"
+	DefaultCheckpointSeconds = 10
 )
 
 // form is how a value is written.
@@ -49,6 +52,7 @@ type key struct {
 var keys = []key{
 	{"target", text, "all", false, "stages to run: all, ingest, ledger, processors or api"},
 	{"data_dir", text, "", false, "directory of the embedded engines' data and the keys (default: the XDG data directory)"},
+	{"name", text, DefaultName, false, "the installation's name: begins the origin of every signed checkpoint, and stays for ever"},
 	{"http.listen", text, DefaultHTTPListen, false, "address of REST, the ingest API and the page"},
 	{"grpc.listen", text, DefaultGRPCListen, false, "address of gRPC"},
 	{"tls.cert_file", text, "", false, "PEM certificate of both listeners; needed outside loopback"},
@@ -78,6 +82,10 @@ var keys = []key{
 	{"prices.file", text, "", false, "price book to import at start, beside the built-in one"},
 	{"limits.in_flight", number, DefaultInFlight, false, "ingest requests worked on at once; more get 503"},
 	{"limits.in_flight_bytes", number, DefaultInFlightBytes, false, "bytes of their bodies"},
+	{"ledger.recover", yesNo, false, false, "after a restore: replay partitions that are below their published checkpoints, in place of halting"},
+	{"checkpoints.dir", text, "", false, "append-only directory of signed checkpoints (default: checkpoints in the data directory)"},
+	{"checkpoints.interval_seconds", number, DefaultCheckpointSeconds, false, "how often new entries are signed"},
+	{"checkpoints.witnesses", list, []string{}, false, "witnesses that cosign checkpoints, each \"VKEY URL\""},
 	{"log.level", level, slog.LevelInfo, false, "debug, info, warn or error"},
 	{"log.format", text, "text", false, "text or json"},
 }

@@ -11,12 +11,15 @@ import (
 
 // Bounds of settings.
 const (
-	maxPartitions     = 1024
-	maxReplication    = 7
-	minClickHouseByte = 256 << 20
-	maxInFlight       = 10_000
-	minInFlightBytes  = 8 << 20 // one request with the largest body, twice
+	maxPartitions        = 1024
+	maxReplication       = 7
+	minClickHouseByte    = 256 << 20
+	maxInFlight          = 10_000
+	maxCheckpointSeconds = 86_400
+	minInFlightBytes     = 8 << 20 // one request with the largest body, twice
 )
+
+var nameForm = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._:/-]{0,198}[a-zA-Z0-9])?$`)
 
 var topicPrefixForm = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,200}$`)
 
@@ -30,6 +33,11 @@ func (c *Config) Validate() error {
 	c.validateListeners(&p)
 	c.validateKafka(&p)
 	c.validateEngines(&p)
+	p.want(nameForm.MatchString(c.Name), "name", "%q must be 1 to 200 of a-z A-Z 0-9 . - _ : / and begin and end with a letter or digit", c.Name)
+	cp := c.Checkpoints
+	p.want(cp.Dir == "" || filepath.IsAbs(cp.Dir), "checkpoints.dir", "%q is not an absolute path", cp.Dir)
+	p.want(cp.IntervalSeconds >= 1 && cp.IntervalSeconds <= maxCheckpointSeconds, "checkpoints.interval_seconds",
+		"must be 1 to %d, got %d", maxCheckpointSeconds, cp.IntervalSeconds)
 	l := c.Limits
 	p.want(l.InFlight >= 1 && l.InFlight <= maxInFlight, "limits.in_flight", "must be 1 to %d, got %d", maxInFlight, l.InFlight)
 	p.want(l.InFlightBytes >= minInFlightBytes, "limits.in_flight_bytes", "must be at least %d, got %d", minInFlightBytes, l.InFlightBytes)
@@ -59,6 +67,8 @@ func (c *Config) validateListeners(p *problems) {
 		}
 		p.want(certified || isLoopback(host), l.name,
 			"%q is not loopback and there is no certificate; set tls.cert_file and tls.key_file", l.addr)
+		p.want(certified || c.Embedded(), l.name,
+			"needs tls.cert_file and tls.key_file: only the embedded mode goes without TLS, on loopback")
 		p.want(n == 0 || l.name == "http.listen" || l.addr != c.HTTP.Listen, l.name, "%q is http.listen already", l.addr)
 	}
 }
