@@ -14,7 +14,6 @@ package api
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/tenant"
+	"github.com/tallystick/tallystick/internal/transport"
 	"github.com/tallystick/tallystick/ledger/chain"
 
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
@@ -104,10 +104,13 @@ type Dependency struct {
 	Check func(ctx context.Context) error
 }
 
-// Deps is what a Server serves from. A nil Reports, Ledger, Verifier, Tenants or
-// Pipeline makes its methods answer UNIMPLEMENTED: that part runs elsewhere.
+// Deps is what a Server serves from. A nil Reports, Ledger, Verifier, Tenants,
+// Subjects, Rerates or Pipeline makes its methods answer UNIMPLEMENTED: that part runs elsewhere.
 type Deps struct {
-	Auth    Authenticator
+	Auth Authenticator
+	// Audit is where what changes something, and what is refused, is kept. It is
+	// needed: without it nothing is served.
+	Audit   Auditor
 	Reports Reports
 	Ledger  LedgerReader
 	// Conflicts is where conflicts are counted; nil is the Ledger, when it can.
@@ -115,7 +118,12 @@ type Deps struct {
 	Conflicts Conflicts
 	Verifier  Verifier
 	Tenants   Tenants
+	Subjects  Subjects
+	Rerates   Rerates
 	Pipeline  Pipeline
+	Tokens    Tokens
+	Secrets   Secrets
+	AuditLog  AuditLog
 	Ready     []Dependency
 	Logger    *slog.Logger // nil discards
 }
@@ -139,6 +147,9 @@ func New(deps Deps, opts Options) (*Server, error) {
 	}
 	if deps.Auth == nil {
 		return nil, errors.New("api: an authenticator is needed")
+	}
+	if deps.Audit == nil {
+		return nil, errors.New("api: an audit log is needed")
 	}
 	if deps.Conflicts == nil {
 		deps.Conflicts, _ = deps.Ledger.(Conflicts)
@@ -170,7 +181,7 @@ func (s *Server) HTTPHandler() http.Handler { return s.mux }
 // open needs. The caller gives it a listener and shuts it down.
 func (s *Server) HTTPServer() *http.Server {
 	return &http.Server{
-		Handler:           s.HTTPHandler(),
+		Handler:           transport.HSTS(s.HTTPHandler()),
 		TLSConfig:         s.opts.TLS,
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
@@ -183,11 +194,17 @@ func (s *Server) HTTPServer() *http.Server {
 // reflection on s, which must have been made with ServerOptions. The
 // IngestService is the edge's: it asks this Server's GetEvent.
 func (s *Server) RegisterGRPC(r *grpc.Server) {
-	pb.RegisterReportServiceServer(r, &reportService{s: s})
-	pb.RegisterLedgerServiceServer(r, &ledgerService{s: s})
-	pb.RegisterAdminServiceServer(r, &adminService{s: s})
+	s.register(r)
 	s.registerHealth(r)
 }
 
-// tlsMin is the least version of TLS on every listener.
-const tlsMin = tls.VersionTLS13
+// register registers the services, for gRPC and for the gateway.
+func (s *Server) register(r grpc.ServiceRegistrar) {
+	pb.RegisterReportServiceServer(r, &reportService{s: s})
+	pb.RegisterLedgerServiceServer(r, &ledgerService{s: s})
+	pb.RegisterAdminServiceServer(r, &adminService{s: s})
+	pb.RegisterSubjectServiceServer(r, &subjectService{s: s})
+	pb.RegisterPriceServiceServer(r, &priceService{s: s})
+	pb.RegisterAccessServiceServer(r, &accessService{s: s})
+	pb.RegisterAuditServiceServer(r, &auditService{s: s})
+}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/tenant"
@@ -20,25 +21,24 @@ import (
 type contextKey int
 
 const (
-	principalKey contextKey = iota
-	requestIDKey
+	callerKey    contextKey = iota // the Principal that was authenticated
+	permittedKey                   // the same, once Server.call has let it in
 )
 
-func withCaller(ctx context.Context, p authn.Principal, requestID string) context.Context {
-	return context.WithValue(context.WithValue(ctx, principalKey, p), requestIDKey, requestID)
-}
-
-// principal is the caller. A context without one cannot reach a service; if it
-// did, it would be nobody's.
-func principal(ctx context.Context) authn.Principal {
-	p, _ := ctx.Value(principalKey).(authn.Principal)
+// callerOf is who calls, whatever they may do.
+func callerOf(ctx context.Context) authn.Principal {
+	p, _ := ctx.Value(callerKey).(authn.Principal)
 	return p
 }
 
-func requestIDOf(ctx context.Context) string {
-	id, _ := ctx.Value(requestIDKey).(string)
-	return id
+// principal is the caller of a service. A context that did not come by
+// Server.call has none: it is nobody's, and may nothing.
+func principal(ctx context.Context) authn.Principal {
+	p, _ := ctx.Value(permittedKey).(authn.Principal)
+	return p
 }
+
+func requestIDOf(ctx context.Context) string { return authn.PeerOf(ctx).RequestID }
 
 // tenantOf is the tenant of a request: the one it names, else the only one of
 // the credential. It is the check that every method with a tenant makes first.
@@ -78,12 +78,31 @@ func newRequestID(given string) string {
 
 // authenticateHTTP puts the caller into the request's context.
 func (s *Server) authenticateHTTP(r *http.Request, requestID string) (*http.Request, error) {
-	p, err := s.deps.Auth.Authenticate(r.Context(), authn.BearerToken(r.Header.Get("Authorization")))
+	ctx := authn.WithPeer(r.Context(), authn.HTTPPeer(r, requestID))
+	p, err := s.deps.Auth.Authenticate(ctx, authn.BearerToken(r.Header.Get("Authorization")))
 	if err != nil {
 		return nil, err
 	}
-	return r.WithContext(withCaller(r.Context(), p, requestID)), nil
+	return r.WithContext(context.WithValue(ctx, callerKey, p)), nil
 }
+
+// withGRPCPeer puts into the context where a gRPC call comes from.
+func withGRPCPeer(ctx context.Context, requestID string) context.Context {
+	p := authn.Peer{Client: first(ctx, "user-agent"), RequestID: requestID}
+	if from, ok := peer.FromContext(ctx); ok {
+		p.Addr = authn.Host(from.Addr.String())
+	}
+	return authn.WithPeer(ctx, p)
+}
+
+// peered is a stream whose context says where it comes from.
+type peered struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context implements grpc.ServerStream.
+func (p peered) Context() context.Context { return p.ctx }
 
 // ServerOptions are the options that a gRPC server needs to serve a Server:
 // credentials, authentication, time limits and the translation of errors.
@@ -110,10 +129,11 @@ func open(method string) bool {
 
 // unary authenticates, bounds the time, and translates errors.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (res any, err error) {
+	id := newRequestID(first(ctx, requestIDHeader))
+	ctx = withGRPCPeer(ctx, id)
 	if open(info.FullMethod) {
 		return handler(ctx, req)
 	}
-	id := newRequestID(first(ctx, requestIDHeader))
 	_ = grpc.SetHeader(ctx, metadata.Pairs(requestIDHeader, id)) // fails only after the answer began
 	defer func() {
 		if r := recover(); r != nil {
@@ -128,15 +148,15 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(withCaller(ctx, p, id), s.timeout(info.FullMethod == pb.LedgerService_VerifyLedger_FullMethodName))
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, callerKey, p), s.timeout(info.FullMethod == pb.LedgerService_VerifyLedger_FullMethodName))
 	defer cancel()
-	return handler(ctx, req)
+	return s.call(ctx, info.FullMethod, req, handler)
 }
 
 // stream serves only the open methods: the API has no streams of its own.
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	if open(info.FullMethod) {
-		return handler(srv, ss)
+		return handler(srv, peered{ss, withGRPCPeer(ss.Context(), newRequestID(first(ss.Context(), requestIDHeader)))})
 	}
 	return s.fail(ss.Context(), info.FullMethod, "", errUnimplemented).status("").Err()
 }
@@ -153,7 +173,7 @@ func first(ctx context.Context, key string) string {
 func (s *Server) fail(ctx context.Context, method, requestID string, err error) *failure {
 	f := translate(err)
 	if f.internal {
-		s.log.ErrorContext(ctx, "request failed", "method", method, "request_id", requestID, "subject", principal(ctx).Subject, "err", err)
+		s.log.ErrorContext(ctx, "request failed", "method", method, "request_id", requestID, "subject", callerOf(ctx).Subject, "err", err)
 	}
 	return &f
 }

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
 
+	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/authn"
 )
 
@@ -22,6 +23,8 @@ var (
 	ErrNotFound = errors.New("api: not found")
 	// ErrUnavailable: a store or a part of the pipeline is away. 503, come again.
 	ErrUnavailable = errors.New("api: unavailable")
+	// ErrDestroyed: the key that opens it is destroyed, for good. 410.
+	ErrDestroyed = errors.New("api: the key is destroyed")
 )
 
 // InvalidError says that fields of the request break rules. 400.
@@ -49,11 +52,12 @@ func invalid(field, rule, format string, args ...any) error {
 }
 
 var (
-	errForbidden     = errors.New("the credential may not act for this tenant")
-	errNotOperator   = errors.New("the credential may not act for all tenants")
-	errUnimplemented = errors.New("this process does not serve it")
-	errPanic         = errors.New("api: a handler panicked")
-	errMediaType     = errors.New("the body must be application/json")
+	errForbidden      = errors.New("the credential may not act for this tenant")
+	errForbiddenScope = errors.New("the credential lacks a scope")
+	errNotOperator    = errors.New("the credential may not act for all tenants")
+	errUnimplemented  = errors.New("this process does not serve it")
+	errPanic          = errors.New("api: a handler panicked")
+	errMediaType      = errors.New("the body must be application/json")
 )
 
 // Reasons of errors: ErrorInfo.reason in upper case, and the end of a problem's
@@ -64,6 +68,7 @@ const (
 	reasonInvalid         = "invalid_argument"
 	reasonMalformed       = "malformed_body"
 	reasonNotFound        = "not_found"
+	reasonDestroyed       = "destroyed"
 	reasonMethod          = "method_not_allowed"
 	reasonTooLarge        = "body_too_large"
 	reasonMediaType       = "unsupported_media_type"
@@ -104,10 +109,16 @@ func translate(err error) failure {
 		return failure{code: codes.InvalidArgument, http: 415, reason: reasonMediaType, detail: err.Error()}
 	case errors.Is(err, authn.ErrUnauthenticated):
 		return failure{code: codes.Unauthenticated, http: 401, reason: reasonUnauthenticated, detail: "a bearer token is needed: it is missing, wrong or expired"}
-	case errors.Is(err, errForbidden), errors.Is(err, errNotOperator):
+	case errors.Is(err, authn.ErrUnavailable):
+		return failure{code: codes.Unavailable, http: 503, reason: reasonUnavailable, detail: "credentials cannot be verified now; ask again", retry: true, internal: true}
+	case errors.Is(err, audit.ErrUnwritten):
+		return failure{code: codes.Unavailable, http: 503, reason: reasonUnavailable, detail: "it cannot be audited now, so it is not done; ask again", retry: true, internal: true}
+	case errors.Is(err, errForbidden), errors.Is(err, errForbiddenScope), errors.Is(err, errNotOperator):
 		return failure{code: codes.PermissionDenied, http: 403, reason: reasonForbidden, detail: err.Error()}
 	case errors.Is(err, ErrNotFound):
 		return failure{code: codes.NotFound, http: 404, reason: reasonNotFound, detail: "the ledger has no such thing"}
+	case errors.Is(err, ErrDestroyed):
+		return failure{code: codes.FailedPrecondition, http: 410, reason: reasonDestroyed, detail: "the key that would open it is destroyed"}
 	case errors.Is(err, errUnimplemented):
 		return failure{code: codes.Unimplemented, http: 501, reason: reasonUnimplemented, detail: err.Error()}
 	case errors.Is(err, context.DeadlineExceeded):

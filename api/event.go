@@ -57,14 +57,13 @@ func (s *Server) GetEvent(ctx context.Context, req *pb.GetEventRequest) (*pb.Eve
 }
 
 // serveEvent is GetEvent as REST.
-func (s *Server) serveEvent(w http.ResponseWriter, r *http.Request) {
+func (s *Server) serveEvent(w http.ResponseWriter, r *http.Request) error {
 	req := &pb.GetEventRequest{EventId: r.PathValue("event_id"), TenantId: r.URL.Query().Get("tenant_id")}
 	m, err := s.GetEvent(r.Context(), req)
 	if err != nil {
-		id := requestIDOf(r.Context())
-		s.writeProblem(w, s.fail(r.Context(), r.URL.Path, id, err), id)
-		return
+		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(append(appendMessage(nil, m.ProtoReflect()), '\n')) // the client has gone
+	return nil
 }

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/tallystick/tallystick/analytics/report"
 	"github.com/tallystick/tallystick/api"
 	"github.com/tallystick/tallystick/ingest/event"
+	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/internal/tenant"
@@ -36,9 +38,10 @@ func (t testTokens) Authenticate(_ context.Context, token string) (authn.Princip
 }
 
 var credentials = testTokens{
-	"root": {Subject: "root", AllTenants: true},
-	"acme": {Subject: "acme-key", Tenants: []tenant.ID{"acme"}},
-	"two":  {Subject: "two-key", Tenants: []tenant.ID{"acme", "bravo"}},
+	"root":   {Subject: "root", AllTenants: true, Scopes: authn.AllScopes},
+	"acme":   {Subject: "acme-key", Tenants: []tenant.ID{"acme"}, Scopes: authn.AllScopes},
+	"two":    {Subject: "two-key", Tenants: []tenant.ID{"acme", "bravo"}, Scopes: authn.Read},
+	"sender": {Subject: "sender-key", Tenants: []tenant.ID{"acme"}, Scopes: authn.Ingest},
 }
 
 // makeChain makes n entries of a tenant: a key epoch, then usage of which every
@@ -84,6 +87,29 @@ func fillUsage(e *chain.Entry, seq int64) {
 		return
 	}
 	e.Priced, e.Cost, e.PriceRow = true, money.Pico(seq*1_000_000_007), "openai/gpt-4o"
+}
+
+// fakeAudit keeps what it is told, or refuses to.
+type fakeAudit struct {
+	mu     sync.Mutex // protects what follows
+	rows   []audit.Event
+	denied []audit.Event
+	err    error
+}
+
+func (f *fakeAudit) Record(_ context.Context, ev audit.Event) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.rows = append(f.rows, ev)
+	}
+	return f.err
+}
+
+func (f *fakeAudit) Denied(_ context.Context, ev audit.Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.denied = append(f.denied, ev)
 }
 
 // fakeLedger is ledgers in memory.
@@ -236,7 +262,7 @@ func (fakeVerifier) Verify(ctx context.Context, _ tenant.ID, from, to int64) (*p
 func testServer(t testing.TB, change func(*api.Deps, *api.Options)) *api.Server {
 	t.Helper()
 	deps := api.Deps{
-		Auth: credentials, Reports: &fakeReports{}, Verifier: fakeVerifier{}, Tenants: &fakeTenants{}, Pipeline: fakePipeline{},
+		Auth: credentials, Audit: &fakeAudit{}, Reports: &fakeReports{}, Verifier: fakeVerifier{}, Tenants: &fakeTenants{}, Pipeline: fakePipeline{},
 		Ledger: &fakeLedger{chains: map[tenant.ID][]api.StoredEntry{"acme": makeChain("acme", 22), "bravo": makeChain("bravo", 3)}},
 		Ready:  []api.Dependency{{Name: "postgres", Check: func(context.Context) error { return nil }}},
 	}

@@ -143,7 +143,7 @@ func TestGRPCHealthAndReflection(t *testing.T) {
 
 // A part that does not run in this process answers so, and nothing panics.
 func TestMissingParts(t *testing.T) {
-	conn := dial(t, testServer(t, func(d *api.Deps, _ *api.Options) { *d = api.Deps{Auth: d.Auth} }))
+	conn := dial(t, testServer(t, func(d *api.Deps, _ *api.Options) { *d = api.Deps{Auth: d.Auth, Audit: d.Audit} }))
 	ctx := as(t.Context(), "root")
 	ledger, admin, reports := pb.NewLedgerServiceClient(conn), pb.NewAdminServiceClient(conn), pb.NewReportServiceClient(conn)
 	calls := map[string]func() error{
@@ -276,6 +276,9 @@ func TestOptions(t *testing.T) {
 	}
 	if _, err := api.New(api.Deps{}, api.Options{}); err == nil {
 		t.Error("a server without authentication")
+	}
+	if _, err := api.New(api.Deps{Auth: credentials}, api.Options{}); err == nil {
+		t.Error("a server without an audit log")
 	}
 	if s := testServer(t, nil).HTTPServer(); s.ReadHeaderTimeout < time.Second || s.MaxHeaderBytes == 0 {
 		t.Errorf("limits of the server: %+v", s)

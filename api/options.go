@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/tallystick/tallystick/internal/transport"
 )
 
 // Defaults of Options.
@@ -70,6 +72,6 @@ func (o Options) Validate() error {
 	check(o.RequestTimeout > 0, "request_timeout", "must be positive")
 	check(o.VerifyTimeout > 0, "verify_timeout", "must be positive")
 	check(o.MaxBodyBytes > 0, "max_body_bytes", "must be positive")
-	check(o.TLS == nil || o.TLS.MinVersion >= tlsMin, "tls", "must be TLS 1.3 only")
+	check(o.TLS == nil || o.TLS.MinVersion >= transport.Version, "tls", "must be TLS 1.3 only")
 	return errors.Join(errs...)
 }

@@ -99,6 +99,13 @@ func (fakeKeys) Derive(id tenant.ID, p keyring.Purpose, epoch uint32) ([keyring.
 	}
 }
 
+func (fakeKeys) Epoch(id tenant.ID, _ keyring.Purpose) uint32 {
+	if id == "erased" {
+		return 0
+	}
+	return 1
+}
+
 // Seal of the fake turns every byte around and says what it was bound to.
 func (fakeKeys) Seal(dst []byte, id tenant.ID, p keyring.Purpose, at keyring.Place, plaintext []byte) ([]byte, error) {
 	if id == "erased" {
@@ -117,11 +124,13 @@ type fakeAuth struct{}
 func (fakeAuth) Authenticate(_ context.Context, token string) (authn.Principal, error) {
 	switch token {
 	case "admin":
-		return authn.Principal{Subject: "admin", AllTenants: true}, nil
+		return authn.Principal{Subject: "admin", AllTenants: true, Scopes: authn.AllScopes}, nil
 	case "acme":
-		return authn.Principal{Subject: "acme", Tenants: []tenant.ID{"acme"}}, nil
+		return authn.Principal{Subject: "acme", Tenants: []tenant.ID{"acme"}, Scopes: authn.Ingest}, nil
 	case "two":
-		return authn.Principal{Subject: "two", Tenants: []tenant.ID{"acme", "umbrella"}}, nil
+		return authn.Principal{Subject: "two", Tenants: []tenant.ID{"acme", "umbrella"}, Scopes: authn.Ingest}, nil
+	case "reader":
+		return authn.Principal{Subject: "reader", Tenants: []tenant.ID{"acme"}, Scopes: authn.AllScopes &^ authn.Ingest}, nil
 	case "broken":
 		return authn.Principal{}, errors.New("identity provider does not answer")
 	default:

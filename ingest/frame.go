@@ -60,6 +60,7 @@ type frame struct {
 	pairs    []byte       // the event's confidential tags, before they are sealed
 	sealed   []byte       // and after
 	last     *tenantState // of the event before
+	told     bool         // that an event is of a tenant that the caller may not write for
 
 	arena   []byte // the records, one after the other
 	pending []pendingEvent
@@ -114,7 +115,7 @@ func (e *Edge) end(f *frame) {
 	clear(f.refused)
 	clear(f.records)
 	clear(f.results)
-	f.from, f.last, f.refusals, f.missing, f.total = caller{}, nil, nil, nil, 0
+	f.from, f.last, f.told, f.refusals, f.missing, f.total = caller{}, nil, false, nil, nil, 0
 	f.arena, f.pending, f.records, f.results = f.arena[:0], f.pending[:0], f.records[:0], f.results[:0]
 	f.refused = f.refused[:0]
 	e.frames.Put(f)
@@ -196,6 +197,9 @@ func (f *frame) tenant(id string) (*tenantState, error) {
 		if !errors.Is(err, errUnknownTenant) {
 			return nil, err
 		}
+	} else if !f.told { // once for all of the frame's events
+		f.told = true
+		f.edge.denied(f.from, errForbidden)
 	}
 	return nil, &event.FieldError{Field: "tenant_id", Rule: event.RuleTenant, Detail: "no tenant that the caller may write for"}
 }

@@ -205,7 +205,14 @@ func (s *eventStream) receive(stream grpc.ServerStream) error {
 		case err != nil:
 			return err
 		}
-		n, p := s.frame(req, first)
+		// Again for each frame: a credential that was revoked ends its streams.
+		_, p := s.edge.callerOf(s.ctx)
+		n := 0
+		if p == nil {
+			n, p = s.frame(req, first)
+		} else {
+			req.free()
+		}
 		if p != nil {
 			s.edge.refuseRequest(s.caller, p.reason())
 			s.stop(p)

@@ -149,6 +149,8 @@ func (e *Edge) callerProblem(ctx context.Context, err error) (p *problem) {
 		p.challenge = true
 	case errors.Is(err, errForbidden):
 		p = newProblem(http.StatusForbidden, reasonForbidden, "the credential may not write for the tenant in "+TenantHeader)
+	case errors.Is(err, errScope):
+		p = newProblem(http.StatusForbidden, reasonForbidden, "the credential may not send events: it lacks the scope ingest")
 	case errors.Is(err, errHeader):
 		p = newProblem(http.StatusBadRequest, reasonHeader, err.Error())
 	default:
@@ -163,6 +165,7 @@ func (e *Edge) callerProblem(ctx context.Context, err error) (p *problem) {
 
 var (
 	errForbidden = errors.New("ingest: the credential may not write for this tenant")
+	errScope     = errors.New("ingest: the credential lacks the scope ingest")
 	errHeader    = errors.New("ingest: bad header")
 )
 
@@ -174,6 +177,14 @@ func (e *Edge) caller(ctx context.Context, authorization string, tenants, unknow
 	if c.principal, err = e.auth.Authenticate(ctx, token); err != nil {
 		return caller{}, err
 	}
+	c.peer = authn.PeerOf(ctx)
+	if id, ok := c.principal.Single(); ok {
+		c.tenant = string(id)
+	}
+	if !c.principal.Can(authn.Ingest) {
+		e.denied(c, errScope)
+		return c, errScope
+	}
 	c.lenient = e.opts.Lenient
 	switch {
 	case len(unknown) == 0:
@@ -184,19 +195,24 @@ func (e *Edge) caller(ctx context.Context, authorization string, tenants, unknow
 	default:
 		return c, headerError(UnknownFieldsHeader + " must be refuse or drop")
 	}
-	if id, ok := c.principal.Single(); ok {
-		c.tenant = string(id)
-	}
 	switch {
 	case len(tenants) == 0:
 	case len(tenants) > 1 || !tenant.ValidID(tenants[0]):
 		return c, headerError(TenantHeader + " must be one tenant id")
 	case !c.principal.May(tenant.ID(tenants[0])):
+		e.denied(c, errForbidden)
 		return c, errForbidden
 	default:
 		c.tenant = tenants[0]
 	}
 	return c, nil
+}
+
+// denied tells that a caller may not do what it tried.
+func (e *Edge) denied(c caller, reason error) {
+	if e.opts.Denied != nil {
+		e.opts.Denied(c.principal, c.peer, reason.Error())
+	}
 }
 
 // headerError says what is wrong with a header, without its value.

@@ -42,6 +42,8 @@ type Keys interface {
 	// means that the tenant cannot be served now. It may be called by many
 	// goroutines; what it returned once for a tenant stays right for ever.
 	Derive(id tenant.ID, purpose keyring.Purpose, epoch uint32) ([keyring.KeyBytes]byte, error)
+	// Epoch is the active epoch of a purpose, 0 when its root is destroyed.
+	Epoch(id tenant.ID, purpose keyring.Purpose) uint32
 	// Seal encrypts plaintext for one place of the tenant and appends it to dst.
 	// Every error means that the tenant cannot be served now.
 	Seal(dst []byte, id tenant.ID, purpose keyring.Purpose, at keyring.Place, plaintext []byte) ([]byte, error)
@@ -162,6 +164,7 @@ func (e *Edge) FlushCounters(ctx context.Context) bool {
 // caller is on whose behalf a frame of events is sent.
 type caller struct {
 	principal authn.Principal
+	peer      authn.Peer
 	// tenant is used for events that name none; empty when there is no default.
 	tenant  string
 	lenient bool

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/tallystick/tallystick/internal/authn"
 )
 
 // Limits of a request. They are part of the API.
@@ -68,6 +70,9 @@ type Options struct {
 	// bound share one counter per tenant.
 	MaxCachedTenants int
 	MaxProducers     int
+	// Denied is told who tried what it may not: to send events without the scope
+	// for it, or for a tenant that is not its own. It must not wait; nil is nobody.
+	Denied func(p authn.Principal, from authn.Peer, reason string)
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 	// Logger gets the few messages there are; nil drops them.

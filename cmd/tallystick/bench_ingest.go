@@ -40,6 +40,8 @@ func (k anyKeys) Seal(dst []byte, _ tenant.ID, p keyring.Purpose, at keyring.Pla
 	return k.ring.Seal(dst, benchTenant, p, at, plaintext)
 }
 
+func (k anyKeys) Epoch(_ tenant.ID, p keyring.Purpose) uint32 { return k.ring.Epoch(benchTenant, p) }
+
 func (anyKeys) Derive(id tenant.ID, p keyring.Purpose, _ uint32) ([keyring.KeyBytes]byte, error) {
 	return sha256.Sum256([]byte(string(p) + "/" + string(id))), nil
 }
@@ -61,7 +63,7 @@ func (r *benchRun) benchIngest(ctx context.Context) error {
 		return err
 	}
 	defer keys.ring.Close()
-	edge, err := ingest.New(nowhere{}, keys, authn.NewStatic(benchToken, authn.Principal{AllTenants: true}),
+	edge, err := ingest.New(nowhere{}, keys, authn.NewStatic(benchToken, authn.Principal{AllTenants: true, Scopes: authn.Ingest}),
 		ingest.Options{Topic: "events", EdgeID: "bench"})
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tallystick/tallystick/api"
 	"github.com/tallystick/tallystick/ingest/event"
+	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/postgres"
@@ -66,7 +67,7 @@ func newLedgerWorld(t *testing.T) *ledgerWorld {
 	}
 	t.Cleanup(func() { w.admin.Close() })
 	server, err := api.New(api.Deps{
-		Auth: authn.NewStatic(ledgerTestToken, authn.Principal{AllTenants: true}), Ledger: api.NewPostgresLedger(app),
+		Auth: authn.NewStatic(ledgerTestToken, authn.Principal{AllTenants: true, Scopes: authn.AllScopes}), Audit: noAudit{}, Ledger: api.NewPostgresLedger(app),
 		Verifier: ledgerVerifier{app, w.ring}, Tenants: ringTenants{w.ring},
 	}, api.Options{})
 	if err != nil {
@@ -79,6 +80,12 @@ func newLedgerWorld(t *testing.T) *ledgerWorld {
 	t.Setenv("TALLYSTICK_URL", w.url)
 	return w
 }
+
+// noAudit is the audit log of a server that only reads.
+type noAudit struct{}
+
+func (noAudit) Record(context.Context, audit.Event) error { return nil }
+func (noAudit) Denied(context.Context, audit.Event)       {}
 
 // ringTenants lists the tenants of a ring.
 type ringTenants struct{ ring *keyring.Ring }

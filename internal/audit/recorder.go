@@ -131,6 +131,12 @@ func (r *Recorder) Denied(ctx context.Context, ev Event) {
 	}
 }
 
+// DeniedLater is Denied for those who cannot wait.
+func (r *Recorder) DeniedLater(ev Event) {
+	ev.Outcome = Denied
+	r.note(ev, r.denied, DeniedWindow, deniedSources, deniedRows, nil)
+}
+
 // note counts or queues an event and reports whether it was queued.
 func (r *Recorder) note(ev Event, in map[source]*tally, window time.Duration, sources, rows int, done chan struct{}) bool {
 	now := r.now()

@@ -102,6 +102,7 @@ func TestWholeFile(t *testing.T) {
 	file := fmt.Sprintf(`
 target: ledger
 data_dir: /srv/tallystick
+tls: {cert_file: /etc/cert.pem, key_file: /etc/key.pem}
 kafka:
   brokers: [k1:9093, k2:9093]
   tls: {enabled: true, ca_file: /etc/ca.pem}
@@ -175,6 +176,8 @@ func TestRefused(t *testing.T) {
 		{"listen twice", "grpc: {listen: '127.0.0.1:8321'}", nil, nil, []string{"grpc.listen", "http.listen"}},
 		{"open to the world", "http: {listen: '0.0.0.0:8321'}", nil, nil, []string{"http.listen", "loopback", "tls.cert_file"}},
 		{"all interfaces", "http: {listen: ':8321'}", nil, nil, []string{"http.listen", "loopback"}},
+		{"servers without TLS", "kafka: {brokers: ['127.0.0.1:9092']}", []string{"TALLYSTICK_POSTGRES_DSN=postgres://h/d", "TALLYSTICK_CLICKHOUSE_DSN=clickhouse://h/d"}, nil,
+			[]string{"http.listen", "grpc.listen", "tls.cert_file", "embedded"}},
 		{"half a certificate", "tls: {cert_file: /c.pem}", nil, nil, []string{"tls.cert_file", "tls.key_file"}},
 		{"broker form", "kafka: {brokers: [kafka]}", nil, nil, []string{"kafka.brokers", "host:port"}},
 		{"broker without TLS", "kafka: {brokers: ['10.0.0.1:9092']}", nil, nil, []string{"kafka.brokers", "kafka.tls.enabled"}},
@@ -250,18 +253,6 @@ func TestSecretsAreNeverShownNorFlags(t *testing.T) {
 		if fs.Lookup(name) != nil {
 			t.Errorf("--%s puts a secret on the command line", name)
 		}
-	}
-}
-
-func TestServerTLS(t *testing.T) {
-	none, err := config.ServerTLS{}.ServerConfig()
-	if none != nil || err != nil {
-		t.Errorf("without a certificate: %v, %v", none, err)
-	}
-	dir := t.TempDir()
-	junk := write(t, filepath.Join(dir, "c.pem"), "junk")
-	if _, err := (config.ServerTLS{CertFile: junk, KeyFile: junk}).ServerConfig(); !errors.Is(err, config.ErrInvalid) {
-		t.Errorf("a bad certificate: %v", err)
 	}
 }
 
