@@ -95,6 +95,10 @@ test/verifier: ## check the Python verifier, written from docs/ledger-format.md,
 	@python3 docs/verify.py --vectors ledger/chain/testdata
 	@echo "test/verifier: ok"
 
+.PHONY: test/kms
+test/kms: ## wrap root keys with moto's AWS KMS (needs Python 3 with venv)
+	@deploy/kms/with-moto -- $(GOTEST) test/kms -count=1 -timeout 5m ./internal/keyring/awskms
+
 .PHONY: smoke
 smoke: engines build ## the whole path under kill -9, compared with an independent oracle
 	@$(BIN) smoke
@@ -143,4 +147,4 @@ generate/check: ## fail when api/gen is not what api/proto generates
 
 .PHONY: clean
 clean: ## remove what was built and installed here; data directories stay
-	@rm -rf bin api/web/dist/* api/web/node_modules deploy/engines/node_modules deploy/tools/node_modules deploy/tools/bin deploy/kafka/libs
+	@rm -rf bin api/web/dist/* api/web/node_modules deploy/engines/node_modules deploy/tools/node_modules deploy/tools/bin deploy/kafka/libs deploy/kms/venv

@@ -125,6 +125,8 @@ func TestForbiddenImportsAreFound(t *testing.T) {
 		{"clickhouse-go abroad", "api/a.go", "github.com/ClickHouse/clickhouse-go/v2", "tenant filter"},
 		{"clickhouse-go's wire form in embedded", "internal/embedded/chdb/a.go", "github.com/ClickHouse/clickhouse-go/v2/lib/proto", ""},
 		{"clickhouse-go in embedded", "internal/embedded/chdb/a.go", "github.com/ClickHouse/clickhouse-go/v2", "tenant filter"},
+		{"AWS abroad", "ledger/a.go", "github.com/aws/aws-sdk-go-v2/config", "behind the interface"},
+		{"AWS at home", "internal/keyring/awskms/a.go", "github.com/aws/aws-sdk-go-v2/config", ""},
 		{"gonum near money", "ledger/a.go", "gonum.org/v1/gonum/stat", "floats"},
 		{"gateway abroad", "ingest/a.go", "github.com/grpc-ecosystem/grpc-gateway/v2/runtime", "the API's edge"},
 		{"cmd wires", "cmd/tallystick/a.go", own("ledger/pgstore"), ""},

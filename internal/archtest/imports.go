@@ -65,6 +65,14 @@ var drivers = []driver{
 		"foreign code is loaded in one place, in a child process",
 	},
 	{
+		"github.com/aws/aws-sdk-go-v2", []string{"internal/keyring/awskms"}, nil, "",
+		"a cloud's SDK stays behind the interface that needs it",
+	},
+	{
+		"golang.org/x/oauth2", []string{"internal/keyring/gcpkms"}, nil, "",
+		"a cloud's SDK stays behind the interface that needs it",
+	},
+	{
 		"gonum.org/v1/gonum", []string{"processors/…", "analytics/…"}, nil, "",
 		"it computes with floats, which never touch money",
 	},
