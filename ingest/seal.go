@@ -35,15 +35,15 @@ func (f *frame) hidePerson(ev *event.Event, t *tenantState) error {
 	if ev.Corrects != "" {
 		return nil
 	}
-	key := personKey{t, [16]byte(sum[:16])}
-	if f.subject = f.edge.persons.get(f.subject[:0], key, f.now); len(f.subject) > 0 {
+	key, epoch := personKey{t, [16]byte(sum[:16])}, f.edge.sealEpoch(t, f.now)
+	if f.subject = f.edge.persons.get(f.subject[:0], key, epoch); len(f.subject) > 0 {
 		return nil
 	}
 	at := keyring.Place{Table: subjectTable, Column: subjectColumn, Row: ev.UserPseudonym}
 	if f.subject, err = f.seal(f.subject[:0], t, keyring.SealSubject, at, f.name); err != nil {
 		return err
 	}
-	f.edge.persons.put(key, f.subject, f.now)
+	f.edge.persons.put(key, f.subject, epoch)
 	return nil
 }
 
@@ -77,6 +77,27 @@ func (f *frame) hideTags(ev *event.Event, t *tenantState) error {
 	return nil
 }
 
+// sealEpoch is a tenant's sealing epoch as of a time in unix nanoseconds.
+type sealEpoch struct {
+	epoch uint32
+	asked int64
+}
+
+// sealEpochLife is how long a sealed identity may be used again after the key
+// was rotated or destroyed.
+const sealEpochLife = int64(time.Second)
+
+// sealEpoch is the epoch in which the tenant's identities are sealed now; 0 when
+// they cannot be.
+func (e *Edge) sealEpoch(t *tenantState, now int64) uint32 {
+	if s := t.sealing.Load(); s != nil && now-s.asked < sealEpochLife {
+		return s.epoch
+	}
+	epoch := e.tenants.keys.Epoch(t.id, keyring.SealSubject)
+	t.sealing.Store(&sealEpoch{epoch, now})
+	return epoch
+}
+
 // persons remembers sealed identities, so that a person who calls a thousand
 // times a minute is sealed once. It holds nothing in plaintext.
 type persons struct {
@@ -91,33 +112,31 @@ type personKey struct {
 
 type sealedPerson struct {
 	sealed []byte
-	until  int64 // unix nanoseconds
+	epoch  uint32
 }
 
-const (
-	// maxPersons bounds one of two generations, some 3 MB.
-	maxPersons = 1 << 14
-	// personLife is how long a sealed identity is used after its key was
-	// rotated or destroyed.
-	personLife = int64(5 * time.Minute)
-)
+// maxPersons bounds one of two generations, some 3 MB.
+const maxPersons = 1 << 14
 
-// get appends the sealed identity to dst, nothing when it is not known.
-func (p *persons) get(dst []byte, k personKey, now int64) []byte {
+// get appends the identity as it was sealed in the epoch to dst, and nothing
+// when it is not known; epoch 0 is none.
+func (p *persons) get(dst []byte, k personKey, epoch uint32) []byte {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	s, ok := p.young[k]
 	if !ok {
 		s = p.old[k]
 	}
-	if now >= s.until {
+	if s.epoch != epoch || epoch == 0 {
 		return dst
 	}
 	return append(dst, s.sealed...)
 }
 
-func (p *persons) put(k personKey, sealed []byte, now int64) {
-	s := sealedPerson{bytes.Clone(sealed), now + personLife}
+// put may have sealed under a newer epoch than the one asked for before: then
+// the identity is sealed once more than it needs to be.
+func (p *persons) put(k personKey, sealed []byte, epoch uint32) {
+	s := sealedPerson{bytes.Clone(sealed), epoch}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.young == nil || len(p.young) >= maxPersons {

@@ -11,7 +11,8 @@ import (
 	"github.com/tallystick/tallystick/internal/tenant"
 )
 
-// tenantState is what the edge knows of a tenant. All but tags is read-only.
+// tenantState is what the edge knows of a tenant. All but tags and sealing is
+// read-only.
 type tenantState struct {
 	id        tenant.ID
 	key       []byte // of its records; shared by all of them
@@ -19,6 +20,7 @@ type tenantState struct {
 	dedupe    *macKey
 	pseudonym *macKey
 	tags      atomic.Pointer[tagSetting] // nil until an event with tags asks for it
+	sealing   atomic.Pointer[sealEpoch]  // nil until an event with a person asks for it
 }
 
 // tenants caches the states of the tenants that send. Unknown tenants are not

@@ -86,6 +86,7 @@ func Attribute(e, original *event.Event) {
 	e.EndCustomer, e.Environment = original.EndCustomer, original.Environment
 	e.UserPseudonym, e.MappingVersion = original.UserPseudonym, original.MappingVersion
 	e.Tags = append(e.Tags[:0], original.Tags...)
+	e.SealedTags = nil // they open in the original alone
 }
 
 func (e *Entry) appendCorrected(b []byte) []byte {
