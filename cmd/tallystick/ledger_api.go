@@ -76,7 +76,7 @@ func problemError(status int, body []byte) error {
 		code = exitUsage
 	case http.StatusUnauthorized, http.StatusForbidden:
 		code = exitAuth
-	case http.StatusNotFound:
+	case http.StatusNotFound, http.StatusGone:
 		code = exitNotFound
 	case http.StatusConflict:
 		code = exitConflict
