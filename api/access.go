@@ -58,6 +58,12 @@ var access = map[string]rule{
 	pb.PriceService_StartRerate_FullMethodName: {scope: authn.Admin, audited: true},
 	pb.PriceService_GetRerate_FullMethodName:   {scope: authn.Read},
 
+	pb.CheckpointService_GetCheckpoint_FullMethodName:       {scope: authn.Read},
+	pb.CheckpointService_ListCheckpoints_FullMethodName:     {scope: authn.Read},
+	pb.CheckpointService_GetInclusionProof_FullMethodName:   {scope: authn.Read},
+	pb.CheckpointService_GetConsistencyProof_FullMethodName: {scope: authn.Read},
+	pb.CheckpointService_ListSigningKeys_FullMethodName:     {scope: authn.Read},
+
 	pb.AuditService_ListAuditEvents_FullMethodName: {scope: authn.Audit},
 
 	pb.AccessService_CreateToken_FullMethodName:  {scope: authn.Admin, audited: true},
@@ -101,6 +107,9 @@ func (s *Server) call(ctx context.Context, method string, req any, handler grpc.
 		return nil, err
 	}
 	ctx = context.WithValue(ctx, permittedKey, p)
+	if err := s.serving(ctx, method, req); err != nil {
+		return nil, err
+	}
 	if r.action == "" {
 		res, err := handler(ctx, req)
 		s.denied(ctx, method, req, err)

@@ -124,6 +124,11 @@ type Deps struct {
 	Tokens    Tokens
 	Secrets   Secrets
 	AuditLog  AuditLog
+	// Checkpoints are those of both logs.
+	Checkpoints Checkpoints
+	// Serving returns nil when the tenant's ledger may be served, ErrUnavailable
+	// while it is replayed after a restore; nil serves all.
+	Serving func(ctx context.Context, id tenant.ID) error
 	Ready     []Dependency
 	Logger    *slog.Logger // nil discards
 }
@@ -207,4 +212,5 @@ func (s *Server) register(r grpc.ServiceRegistrar) {
 	pb.RegisterPriceServiceServer(r, &priceService{s: s})
 	pb.RegisterAccessServiceServer(r, &accessService{s: s})
 	pb.RegisterAuditServiceServer(r, &auditService{s: s})
+	pb.RegisterCheckpointServiceServer(r, &checkpointService{s: s})
 }

@@ -52,12 +52,13 @@ func newLedgerCommand() *cobra.Command {
 	}
 	verifyCmd, exportCmd := newLedgerVerifyCommand(f), newLedgerExportCommand(f)
 	headCmd, entriesCmd := newLedgerHeadCommand(f), newLedgerEntriesCommand(f)
-	for _, sub := range []*cobra.Command{verifyCmd, headCmd, entriesCmd, exportCmd} {
+	proveCmd, checkpointCmd := newProveCommand(f), newCheckpointCommand(f)
+	for _, sub := range []*cobra.Command{verifyCmd, headCmd, entriesCmd, exportCmd, proveCmd, checkpointCmd} {
 		f.serverFlags(sub.Flags())
 	}
 	f.storeFlags(verifyCmd.Flags())
 	f.storeFlags(exportCmd.Flags())
-	cmd.AddCommand(verifyCmd, headCmd, entriesCmd, exportCmd, newQuarantineCommand())
+	cmd.AddCommand(verifyCmd, headCmd, entriesCmd, exportCmd, proveCmd, checkpointCmd, newQuarantineCommand())
 	return cmd
 }
 

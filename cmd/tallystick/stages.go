@@ -149,6 +149,8 @@ func (a *app) apiDeps() api.Deps {
 	if a.cfg.Target.Runs(config.TargetAPI) {
 		d.Tokens, d.Secrets, d.AuditLog = tokenStore{a.access.tokens, a.access.cache}, a.access.secrets, a.access.log
 		d.Rerates = api.NewPostgresRerates(a.appDB, a.ring)
+		d.Checkpoints = newProofs(a.appDB)
+		d.Serving = (&recoveryGate{db: a.appDB, partitions: a.topic.Partitions}).open
 		d.Verifier = ledgerVerifier{db: a.appDB, ring: a.ring}
 		reporter := analytics.NewReporter(a.chReader, plan.NewCoverage(a.appDB), time.Now)
 		d.Reports, d.Conflicts = reports{reporter}, reporter
