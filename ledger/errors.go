@@ -17,6 +17,10 @@ var (
 	// ErrTopicChanged says that the stored offsets belong to another topic or to
 	// another number of partitions. Nobody resets that by itself.
 	ErrTopicChanged = errors.New("ledger: stored offsets belong to another topic")
+	// ErrPosition says that the stored offset does not follow from the stored
+	// batches: somebody moved it. Reading on from there would pass over records or
+	// make entries twice. The partition halts.
+	ErrPosition = errors.New("ledger: the stored offset is not where the batches end")
 	// ErrRefused says that the store refuses the batch for what is in it (a
 	// constraint, a type): sending it again cannot help. The partition halts.
 	ErrRefused = errors.New("ledger: the store refuses the batch")

@@ -151,7 +151,7 @@ const maxExists = 5
 
 // Halts reports whether the error is one that waiting cannot mend.
 func Halts(err error) bool {
-	return kafka.Halts(err) || errors.Is(err, ErrTopicChanged) || errors.Is(err, ErrRefused) || errors.Is(err, ErrRuleVersion) ||
+	return kafka.Halts(err) || errors.Is(err, ErrTopicChanged) || errors.Is(err, ErrRefused) || errors.Is(err, ErrRuleVersion) || errors.Is(err, ErrPosition) ||
 		errors.Is(err, ErrBelowCheckpoint) || errors.Is(err, ErrForked) || errors.Is(err, ErrAltered) || errors.Is(err, ErrMissingRange)
 }
 

@@ -69,6 +69,9 @@ func (s *Store) Assign(ctx context.Context, topic ledger.Topic, partition int32)
 			return fmt.Errorf("%w: stored topic %x with %d partitions, found %x with %d",
 				ledger.ErrTopicChanged, id, partitions, topic.ID, topic.Partitions)
 		}
+		if err := checkPosition(ctx, tx, partition, &st); err != nil {
+			return err
+		}
 		if st.Quarantined, err = readQuarantine(ctx, tx, partition, st.NextOffset); err != nil {
 			return err
 		}
@@ -245,7 +248,7 @@ func (s *Store) readRows(ctx context.Context, out []ledger.Row, tenantID string,
 func classify(err error) error {
 	var pg *pgconn.PgError
 	switch {
-	case err == nil, errors.Is(err, ledger.ErrFenced), errors.Is(err, ledger.ErrRefused), errors.Is(err, ledger.ErrTopicChanged):
+	case err == nil, errors.Is(err, ledger.ErrFenced), errors.Is(err, ledger.ErrRefused), errors.Is(err, ledger.ErrTopicChanged), errors.Is(err, ledger.ErrPosition):
 		return err
 	case errors.As(err, &pg) && pg.Code == "23505":
 		// The unique index is the backstop behind the dedupe read. That it spoke
