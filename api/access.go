@@ -43,6 +43,9 @@ var access = map[string]rule{
 	pb.LedgerService_VerifyLedger_FullMethodName: {scope: authn.Read},
 	pb.IngestService_GetEvent_FullMethodName:     {scope: authn.Read},
 
+	// A package holds audit rows only for who may also see the audit log.
+	pb.EvidenceService_GetEvidence_FullMethodName: {scope: authn.Read, action: "ledger.export"},
+
 	pb.AdminService_CreateTenants_FullMethodName: {scope: authn.Admin, operator: true, action: "tenant.create"},
 	pb.AdminService_ListTenants_FullMethodName:   {scope: authn.Read},
 	pb.AdminService_GetPipeline_FullMethodName:   {scope: authn.Read, operator: true},
@@ -65,6 +68,7 @@ var access = map[string]rule{
 	pb.CheckpointService_ListSigningKeys_FullMethodName:     {scope: authn.Read},
 
 	pb.AuditService_ListAuditEvents_FullMethodName: {scope: authn.Audit},
+	auditExportName: {scope: authn.Audit | authn.Export, action: "audit.export"},
 
 	pb.AccessService_CreateToken_FullMethodName:  {scope: authn.Admin, audited: true},
 	pb.AccessService_ListTokens_FullMethodName:   {scope: authn.Admin},
@@ -179,7 +183,9 @@ func subject(req any) string {
 	case *pb.CreateTenantsRequest:
 		return "tenants " + strings.Join(r.GetTenantIds(), " ")
 	case interface{ GetTenantId() string }:
-		return "tenant/" + r.GetTenantId()
+		if r.GetTenantId() != "" {
+			return "tenant/" + r.GetTenantId()
+		}
 	}
 	return ""
 }
@@ -188,15 +194,48 @@ func subject(req any) string {
 // name in the table of access.
 func (s *Server) guardHTTP(name string, next func(w http.ResponseWriter, r *http.Request) error) http.Handler {
 	return s.guard(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, err := s.call(r.Context(), name, r, func(ctx context.Context, _ any) (any, error) {
-			return nil, next(w, r.WithContext(ctx))
+		out := &begun{ResponseWriter: w}
+		_, err := s.call(r.Context(), name, download{r.URL.Query().Get("tenant_id")}, func(ctx context.Context, _ any) (any, error) {
+			return nil, next(out, r.WithContext(ctx))
 		})
-		if err != nil {
-			id := requestIDOf(r.Context())
-			s.writeProblem(w, s.fail(r.Context(), r.URL.Path, id, err), id)
+		if err == nil {
+			return
 		}
+		id := requestIDOf(r.Context())
+		f := s.fail(r.Context(), r.URL.Path, id, err)
+		if out.answered {
+			panic(http.ErrAbortHandler) // the client must not take it for whole
+		}
+		s.writeProblem(w, f, id)
 	}))
 }
+
+// download is a request without a message.
+type download struct{ tenantID string }
+
+// GetTenantId is the tenant that the request names.
+func (d download) GetTenantId() string { return d.tenantID }
+
+// begun notes that an answer has begun.
+type begun struct {
+	http.ResponseWriter
+	answered bool
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (b *begun) WriteHeader(code int) {
+	b.answered = true
+	b.ResponseWriter.WriteHeader(code)
+}
+
+// Write implements http.ResponseWriter.
+func (b *begun) Write(p []byte) (int, error) {
+	b.answered = true
+	return b.ResponseWriter.Write(p)
+}
+
+// Unwrap gives http.ResponseController the writer beneath.
+func (b *begun) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 
 // checkAccess reports methods without a rule, and rules without a method.
 func checkAccess(methods []string) error {

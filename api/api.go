@@ -68,12 +68,12 @@ type StoredEntry struct {
 	chain.Sealed
 }
 
-// Verifier checks a range of a tenant's ledger: entries from to to, both
+// Verifier checks a range of a tenant's ledger: entries from_seq to to_seq, both
 // included; 0 is the first and the last. An error means that no verdict was
 // reached because of the caller (its context, its range); that evidence is
 // missing is a verdict.
 type Verifier interface {
-	Verify(ctx context.Context, id tenant.ID, from, to int64) (*pb.VerifyLedgerResponse, error)
+	Verify(ctx context.Context, id tenant.ID, req *pb.VerifyLedgerRequest) (*pb.VerifyLedgerResponse, error)
 }
 
 // Tenants creates and lists tenants.
@@ -104,7 +104,7 @@ type Dependency struct {
 	Check func(ctx context.Context) error
 }
 
-// Deps is what a Server serves from. A nil Reports, Ledger, Verifier, Tenants,
+// Deps is what a Server serves from. A nil Reports, Ledger, Verifier, Evidence, Tenants,
 // Subjects, Rerates or Pipeline makes its methods answer UNIMPLEMENTED: that part runs elsewhere.
 type Deps struct {
 	Auth Authenticator
@@ -117,6 +117,7 @@ type Deps struct {
 	// A store with an index for it is much faster than the ledger.
 	Conflicts Conflicts
 	Verifier  Verifier
+	Evidence  Evidence
 	Tenants   Tenants
 	Subjects  Subjects
 	Rerates   Rerates
@@ -124,13 +125,15 @@ type Deps struct {
 	Tokens    Tokens
 	Secrets   Secrets
 	AuditLog  AuditLog
+	// AuditExporter makes what AuditLog has into files.
+	AuditExporter AuditExporter
 	// Checkpoints are those of both logs.
 	Checkpoints Checkpoints
 	// Serving returns nil when the tenant's ledger may be served, ErrUnavailable
 	// while it is replayed after a restore; nil serves all.
 	Serving func(ctx context.Context, id tenant.ID) error
-	Ready     []Dependency
-	Logger    *slog.Logger // nil discards
+	Ready   []Dependency
+	Logger  *slog.Logger // nil discards
 }
 
 // Server serves the API. All methods may be called from many goroutines, but
@@ -207,6 +210,7 @@ func (s *Server) RegisterGRPC(r *grpc.Server) {
 func (s *Server) register(r grpc.ServiceRegistrar) {
 	pb.RegisterReportServiceServer(r, &reportService{s: s})
 	pb.RegisterLedgerServiceServer(r, &ledgerService{s: s})
+	pb.RegisterEvidenceServiceServer(r, &evidenceService{s: s})
 	pb.RegisterAdminServiceServer(r, &adminService{s: s})
 	pb.RegisterSubjectServiceServer(r, &subjectService{s: s})
 	pb.RegisterPriceServiceServer(r, &priceService{s: s})

@@ -34,7 +34,9 @@ func (s *Server) routes() error {
 	}
 	s.mux.Handle("/v1/", s.guard(gateway))
 	// The gateway cannot take an id with a slash in it, which an event id may have.
+	s.mux.Handle(auditExportName, s.guardHTTP(auditExportName, s.exportAudit))
 	s.mux.Handle("GET /v1/events/{event_id}", s.guardHTTP(pb.IngestService_GetEvent_FullMethodName, s.serveEvent))
+	s.mux.Handle("GET "+evidencePath, s.guard(http.HandlerFunc(s.serveEvidence)))
 	s.mux.HandleFunc("/healthz", s.healthz)
 	s.mux.HandleFunc("/readyz", s.readyz)
 	return nil
@@ -90,7 +92,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			s.writeProblem(w, s.fail(context.Background(), "http", id, err), id)
 			return
 		}
-		limit := s.timeout(r.URL.Path == verifyPath)
+		limit := s.timeout(r.URL.Path)
 		// Not every ResponseWriter has deadlines; the server's own then count.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + writeGrace))
 		ctx, cancel := context.WithTimeout(r.Context(), limit)
@@ -175,9 +177,13 @@ func (s *Server) secure(h http.Header, requestID string) {
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 }
 
-func (s *Server) timeout(verify bool) time.Duration {
-	if verify {
+// timeout bounds a request by its path or method.
+func (s *Server) timeout(method string) time.Duration {
+	switch method {
+	case verifyPath, pb.LedgerService_VerifyLedger_FullMethodName:
 		return s.opts.VerifyTimeout
+	case evidencePath, auditExportPath, pb.EvidenceService_GetEvidence_FullMethodName:
+		return maxDownloadTime
 	}
 	return s.opts.RequestTimeout
 }

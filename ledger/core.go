@@ -379,11 +379,7 @@ func (c *core) price(e *chain.Entry) {
 		e.UnpricedReason = "no_price_book"
 		return
 	}
-	ev := &e.Event
-	c.usage = pricing.Usage{
-		Provider: ev.Provider, Model: ev.Model, Region: ev.Region, ServiceTier: ev.ServiceTier,
-		Tokens: ev.Tokens, ContextTokens: ev.ContextTokens, At: ev.OccurredAt, KnownAt: ev.ReceivedAt,
-	}
+	c.usage = usageOf(&e.Event)
 	r := c.book.Price(&c.usage)
 	e.PriceBook = chain.Hash(c.book.Hash())
 	e.PriceRow = string(r.Row)

@@ -33,6 +33,7 @@ type simDB struct {
 	heads       map[string]Head
 	entries     map[string][]Row
 	keys        map[KeyRef]KnownKey
+	corrected   map[string]map[int64]int64 // the newest correction by tenant and original
 	batches     []*Batch
 	counts      map[[2]string]CounterRow
 	subjects    []SubjectRow // as they came, later ones of one person too
@@ -44,7 +45,7 @@ type simDB struct {
 func newSimDB(fatal func(string, ...any), topic Topic) *simDB {
 	return &simDB{
 		fatal: fatal, rowLock: make(chan struct{}, 1), topic: topic, heads: map[string]Head{}, entries: map[string][]Row{},
-		keys: map[KeyRef]KnownKey{}, counts: map[[2]string]CounterRow{},
+		keys: map[KeyRef]KnownKey{}, corrected: map[string]map[int64]int64{}, counts: map[[2]string]CounterRow{},
 	}
 }
 
@@ -125,14 +126,8 @@ func (s simStore) Originals(ctx context.Context, refs []KeyRef) ([]Original, err
 		if !ok || s.db.entries[ref.Tenant][k.Seq-1].Kind != chain.Usage {
 			continue
 		}
-		newest := s.db.entries[ref.Tenant][k.Seq-1].Canonical
-		var e chain.Entry
-		for _, row := range s.db.entries[ref.Tenant] {
-			if row.Kind == chain.Correction && e.Decode(row.Canonical) == nil && e.Corrected.Seq == k.Seq {
-				newest = row.Canonical
-			}
-		}
-		out = append(out, Original{ref, newest})
+		seq := max(k.Seq, s.db.corrected[ref.Tenant][k.Seq])
+		out = append(out, Original{ref, s.db.entries[ref.Tenant][seq-1].Canonical})
 	}
 	slices.Reverse(out) // any order is allowed
 	return out, s.p.read.after()
@@ -300,6 +295,12 @@ func (db *simDB) insert(tenant string, r *Row) {
 	db.entries[tenant] = append(db.entries[tenant], *r)
 	if r.Kind != chain.Usage && r.Kind != chain.Correction {
 		return
+	}
+	if r.Kind == chain.Correction {
+		if db.corrected[tenant] == nil {
+			db.corrected[tenant] = map[int64]int64{}
+		}
+		db.corrected[tenant][r.Corrects] = r.Seq
 	}
 	ref := KeyRef{tenant, r.Key}
 	if k, ok := db.keys[ref]; ok {

@@ -35,9 +35,9 @@ create table ledger.rerate (
   asked_at    timestamptz not null default clock_timestamp(), -- knowledge time of the new prices
   state       text not null default 'running' check (state in ('running', 'done', 'failed')),
   failure     text not null default '' check (length(failure) <= 500),
-  book        bytea check (length(book) = 32), -- the book that is asked; null until the first lease
   last_seq    bigint not null default 0 check (last_seq >= 0), -- the head at the first lease: the end
   cursor_seq  bigint not null default 0 check (cursor_seq between 0 and last_seq), -- entries up to it are done
+  planned_seq bigint not null default 0 check (planned_seq between 0 and last_seq), -- what follows is of the entries up to it
   looked_at   bigint not null default 0 check (looked_at >= 0), -- usage entries in the time range
   changed     bigint not null default 0 check (changed >= 0), -- of them, whose price differs
   difference  numeric(38,12) not null default 0, -- what all the prices change by, USD
@@ -56,7 +56,7 @@ create policy ledger on ledger.rerate to tallystick_ledger
   using (tenant_id in (select unnest(sec.tenants()))) with check (tenant_id in (select unnest(sec.tenants())));
 grant select on ledger.rerate to tallystick_app, tallystick_ledger, tallystick_bypass;
 grant insert (tenant_id, job_id, from_time, to_time, dry_run, asked_by) on ledger.rerate to tallystick_app;
-grant update (state, failure, book, last_seq, cursor_seq, looked_at, changed, difference, lease_owner, lease_until, finished_at)
+grant update (state, failure, last_seq, cursor_seq, planned_seq, looked_at, changed, difference, lease_owner, lease_until, finished_at)
   on ledger.rerate to tallystick_ledger;
 
 -- +goose Down

@@ -1,0 +1,130 @@
+package pgstore
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tallystick/tallystick/ingest/event"
+	"github.com/tallystick/tallystick/internal/money"
+	"github.com/tallystick/tallystick/internal/postgres"
+	"github.com/tallystick/tallystick/ledger"
+	"github.com/tallystick/tallystick/ledger/chain"
+)
+
+var _ ledger.RerateStore = (*Store)(nil)
+
+// ClaimRerate leases the oldest job of the tenants that nobody holds. At its
+// first lease a job learns the end of the chain.
+func (s *Store) ClaimRerate(ctx context.Context, tenants []string, owner string, lease time.Duration) (job ledger.RerateJob, ok bool, err error) {
+	err = s.db.InTenantsWrite(ctx, tenants, func(tx postgres.Tx) error {
+		var from, to, asked time.Time
+		var difference string
+		err := tx.QueryRow(ctx, `
+			update ledger.rerate j set
+			  lease_owner = $2, lease_until = clock_timestamp() + $3,
+			  last_seq = case when j.last_seq > 0 then j.last_seq
+			                  else coalesce((select h.seq from ledger.head h where h.tenant_id = j.tenant_id), 0) end
+			from (
+			  select tenant_id, job_id from ledger.rerate
+			  where tenant_id = any($1) and state = 'running' and lease_until < clock_timestamp()
+			  order by asked_at, tenant_id limit 1 for update skip locked) free
+			where j.tenant_id = free.tenant_id and j.job_id = free.job_id
+			returning j.tenant_id, j.job_id::text, j.from_time, j.to_time, j.dry_run, j.asked_at, j.last_seq, j.cursor_seq, j.planned_seq, j.looked_at, j.changed,
+			  j.difference::text`, tenants, owner, lease).
+			Scan(&job.Tenant, &job.ID, &from, &to, &job.DryRun, &asked, &job.Last, &job.Cursor, &job.Planned, &job.LookedAt, &job.Changed, &difference)
+		if postgres.IsNoRows(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		ok, job.From, job.To, job.AskedAt = true, from.UnixNano(), to.UnixNano(), asked.UnixNano()
+		job.Difference, err = money.ParseSum(difference)
+		return err
+	})
+	return job, ok && err == nil, classify(err)
+}
+
+// SaveRerate stores progress and renews the lease.
+func (s *Store) SaveRerate(ctx context.Context, job *ledger.RerateJob, owner string, lease time.Duration) error {
+	return s.updateRerate(ctx, job.Tenant, `
+		update ledger.rerate set cursor_seq = $4, looked_at = $5, changed = $6, difference = $7::text::numeric, lease_until = clock_timestamp() + $8,
+		  planned_seq = $9
+		where tenant_id = $1 and job_id = $2 and lease_owner = $3 and state = 'running'`,
+		job.Tenant, job.ID, owner, job.Cursor, job.LookedAt, job.Changed, job.Difference.String(), lease, job.Planned)
+}
+
+// EndRerate stores how a job ended.
+func (s *Store) EndRerate(ctx context.Context, job *ledger.RerateJob, owner, failure string) error {
+	state := "done"
+	if failure != "" {
+		state = "failed"
+	}
+	return s.updateRerate(ctx, job.Tenant, `
+		update ledger.rerate set state = $4, failure = $5, cursor_seq = $6, finished_at = clock_timestamp(), lease_until = '-infinity'
+		where tenant_id = $1 and job_id = $2 and lease_owner = $3 and state = 'running'`,
+		job.Tenant, job.ID, owner, state, failure, job.Cursor)
+}
+
+// updateRerate changes a job of which the caller holds the lease.
+func (s *Store) updateRerate(ctx context.Context, tenantID, sql string, args ...any) error {
+	err := s.db.InTenantsWrite(ctx, []string{tenantID}, func(tx postgres.Tx) error {
+		tag, err := tx.Exec(ctx, sql, args...)
+		if err == nil && tag.RowsAffected() != 1 {
+			err = ledger.ErrLease
+		}
+		return err
+	})
+	return classify(err)
+}
+
+// RerateStates reads usage entries of the job's time range in their newest form.
+func (s *Store) RerateStates(ctx context.Context, job *ledger.RerateJob, after, upTo int64) (states []ledger.RerateState, err error) {
+	err = s.db.InTenants(ctx, []string{job.Tenant}, func(tx postgres.Tx) error {
+		rows, err := tx.Query(ctx, `
+			select n.seq, n.canonical
+			from ledger.entry o
+			left join lateral (
+				select c.seq from ledger.correction c where c.tenant_id = o.tenant_id and c.corrects = o.seq
+				order by c.seq desc limit 1) newest on true
+			join ledger.entry n on n.tenant_id = o.tenant_id and n.seq = coalesce(newest.seq, o.seq)
+			where o.tenant_id = $1 and o.seq > $2 and o.seq <= $3 and o.kind = $4 and o.occurred_at >= $5 and o.occurred_at < $6
+			order by o.seq`, job.Tenant, after, upTo, int16(chain.Usage), time.Unix(0, job.From), time.Unix(0, job.To))
+		if err != nil {
+			return err
+		}
+		states, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.RerateState])
+		return err
+	})
+	return states, classify(err)
+}
+
+// NewestBook reads the price book in force, unless the caller has it.
+func (s *Store) NewestBook(ctx context.Context, partition int32, have chain.Hash) (hash chain.Hash, content []byte, err error) {
+	err = s.db.Tx(ctx, func(tx postgres.Tx) error {
+		var stored []byte
+		err := tx.QueryRow(ctx, `
+			select content_hash, case when content_hash = $3 then null else content end from ledger.control
+			where partition = $1 and kind = $2 order by kafka_offset desc limit 1`, partition, event.ControlPriceBook, have[:]).Scan(&stored, &content)
+		if postgres.IsNoRows(err) {
+			return nil
+		}
+		copy(hash[:], stored)
+		return err
+	})
+	return hash, content, classify(err)
+}
+
+// NextOffset reads how far the partition is ledgered, 0 before its first batch.
+func (s *Store) NextOffset(ctx context.Context, partition int32) (next int64, err error) {
+	err = s.db.Tx(ctx, func(tx postgres.Tx) error {
+		err := tx.QueryRow(ctx, `select next_offset from ledger.partition where partition = $1`, partition).Scan(&next)
+		if postgres.IsNoRows(err) {
+			return nil
+		}
+		return err
+	})
+	return next, classify(err)
+}
