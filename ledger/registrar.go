@@ -4,18 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/kafka"
+	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/pricing"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/ledger/chain"
 )
 
 // firstEpoch is the key epoch that a tenant begins with.
-const firstEpoch = "1"
+const firstEpoch = 1
 
 // TenantKeys makes the keys of tenants. *keyring.Ring is one.
 type TenantKeys interface {
@@ -36,13 +39,23 @@ type Registrar struct {
 	topics kafka.Topics
 	topic  Topic
 
-	mu      sync.Mutex // protects pending
+	mu      sync.Mutex // protects pending and moving
 	pending map[tenant.ID]bool
+	moving  map[tenant.ID]move
 }
+
+// move is a key epoch on its way to the ledger.
+type move struct {
+	epoch uint32
+	said  time.Time
+}
+
+// sayAgain is when a key epoch's control record is taken for lost.
+const sayAgain = time.Minute
 
 // NewRegistrar makes a Registrar.
 func NewRegistrar(keys TenantKeys, store Store, pub Publisher, topics kafka.Topics, topic Topic) *Registrar {
-	return &Registrar{keys: keys, store: store, pub: pub, topics: topics, topic: topic, pending: make(map[tenant.ID]bool)}
+	return &Registrar{keys: keys, store: store, pub: pub, topics: topics, topic: topic, pending: make(map[tenant.ID]bool), moving: make(map[tenant.ID]move)}
 }
 
 // CreateTenants makes the tenants that do not exist and returns them. When it
@@ -95,23 +108,14 @@ func (r *Registrar) letGo(ids []tenant.ID) {
 // may not have reached the log, because the process died in between.
 func (r *Registrar) Resume(ctx context.Context) error {
 	ids := r.keys.Tenants()
-	for len(ids) > 0 {
-		n := min(len(ids), 1000)
-		names := make([]string, n)
-		for i, id := range ids[:n] {
-			names[i] = string(id)
-		}
-		heads, err := r.store.Heads(ctx, names)
+	for chunk := range slices.Chunk(ids, headsPerRead) {
+		known, err := r.epochs(ctx, chunk)
 		if err != nil {
-			return fmt.Errorf("read heads: %w", err)
-		}
-		known := make(map[string]bool, len(heads))
-		for i := range heads {
-			known[heads[i].Tenant] = true
+			return err
 		}
 		var missing []tenant.ID
-		for _, id := range ids[:n] {
-			if !known[string(id)] && !id.IsSystem() {
+		for _, id := range chunk {
+			if _, ok := known[id]; !ok && !id.IsSystem() {
 				missing = append(missing, id)
 			}
 		}
@@ -119,9 +123,101 @@ func (r *Registrar) Resume(ctx context.Context) error {
 			return err
 		}
 		r.letGo(missing)
-		ids = ids[n:]
 	}
 	return nil
+}
+
+// headsPerRead bounds one look at heads.
+const headsPerRead = 1000
+
+// epochs are the key epochs of those tenants that stand in the ledger.
+func (r *Registrar) epochs(ctx context.Context, ids []tenant.ID) (map[tenant.ID]uint32, error) {
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = string(id)
+	}
+	heads, err := r.store.Heads(ctx, names)
+	if err != nil {
+		return nil, fmt.Errorf("read heads: %w", err)
+	}
+	known := make(map[tenant.ID]uint32, len(heads))
+	for i := range heads {
+		known[tenant.ID(heads[i].Tenant)] = heads[i].KeyEpoch
+	}
+	return known, nil
+}
+
+// MoveEpochs leads tenants to MAC epochs that are durable in the keyring, one a
+// tenant, and returns those that the ledger has come to: their keys are in use.
+// It is called until all have. For the others it writes the control records
+// that are still missing, which the ledger knows best: an epoch may only follow
+// the one before it, and a process may have died between any two steps. What
+// was written and not met yet is written again after a minute; said twice, it
+// does no harm.
+func (r *Registrar) MoveEpochs(ctx context.Context, to []keyring.KeyEpoch) (inForce []keyring.KeyEpoch, err error) {
+	for chunk := range slices.Chunk(to, headsPerRead) {
+		ids := make([]tenant.ID, len(chunk))
+		for i := range chunk {
+			ids[i] = chunk[i].Tenant
+		}
+		known, err := r.epochs(ctx, ids)
+		if err != nil {
+			return nil, err
+		}
+		var recs []kafka.Record
+		var said []keyring.KeyEpoch
+		for _, e := range chunk {
+			switch now := known[e.Tenant]; {
+			case now >= e.Number:
+				inForce = append(inForce, e)
+				r.moved(e)
+			case !r.saidLately(e):
+				said = append(said, e)
+				for n := now + 1; n <= e.Number; n++ {
+					recs = append(recs, r.keyEpoch(e.Tenant, n, time.Now()))
+				}
+			}
+		}
+		if len(recs) == 0 {
+			continue
+		}
+		if err := r.pub.ProduceBatch(ctx, recs, nil); err != nil {
+			return nil, fmt.Errorf("announce key epochs: %w", err)
+		}
+		r.say(said)
+	}
+	return inForce, nil
+}
+
+func (r *Registrar) saidLately(e keyring.KeyEpoch) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m, ok := r.moving[e.Tenant]
+	return ok && m.epoch == e.Number && time.Since(m.said) < sayAgain
+}
+
+func (r *Registrar) say(epochs []keyring.KeyEpoch) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range epochs {
+		r.moving[e.Tenant] = move{e.Number, time.Now()}
+	}
+}
+
+func (r *Registrar) moved(e keyring.KeyEpoch) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.moving, e.Tenant)
+}
+
+// keyEpoch is the control record that begins a tenant's epoch.
+func (r *Registrar) keyEpoch(id tenant.ID, epoch uint32, now time.Time) kafka.Record {
+	return kafka.Record{
+		Topic: r.topics.Events, Partition: id.Partition(r.topic.Partitions), Key: []byte(id), TimestampMs: now.UnixMilli(),
+		Value: event.AppendControlRecord(nil, &event.Control{
+			Kind: event.ControlKeyEpoch, Tenant: string(id), Version: strconv.FormatUint(uint64(epoch), 10), IssuedAt: now.UnixNano(),
+		}),
+	}
 }
 
 // announce writes the first key epoch of each tenant.
@@ -132,12 +228,7 @@ func (r *Registrar) announce(ctx context.Context, ids []tenant.ID) error {
 		if id.IsSystem() {
 			continue // a system chain exists by itself
 		}
-		recs = append(recs, kafka.Record{
-			Topic: r.topics.Events, Partition: id.Partition(r.topic.Partitions), Key: []byte(id), TimestampMs: now.UnixMilli(),
-			Value: event.AppendControlRecord(nil, &event.Control{
-				Kind: event.ControlKeyEpoch, Tenant: string(id), Version: firstEpoch, IssuedAt: now.UnixNano(),
-			}),
-		})
+		recs = append(recs, r.keyEpoch(id, firstEpoch, now))
 	}
 	if len(recs) == 0 {
 		return nil

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/kafka"
+	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/ledger/chain"
 )
@@ -77,6 +80,69 @@ func TestRegistrarHoldsWhatIsNotAnnounced(t *testing.T) {
 	if err := r.Resume(t.Context()); err != nil || len(log.recs) != 2 {
 		t.Errorf("Resume announced %d records of known tenants, %v", len(log.recs)-2, err)
 	}
+}
+
+// MoveEpochs writes what the ledger still lacks, once, and says what is in force.
+func TestRegistrarMovesEpochs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &fakeLog{err: errors.New("the broker is away")}
+		db := newSimDB(t.Fatalf, simTopic)
+		r := NewRegistrar(&fakeRing{}, simStore{db, newSimProcess("registrar", 1, 0)}, log, kafka.Topics{Events: "events"}, simTopic)
+		to := []keyring.KeyEpoch{
+			{Tenant: "acme", Series: keyring.SeriesMAC, Number: 2, State: keyring.Next},
+			{Tenant: "bravo", Series: keyring.SeriesMAC, Number: 3, State: keyring.Next}, // whose first epochs never arrived
+			{Tenant: "carol", Series: keyring.SeriesMAC, Number: 2, State: keyring.Next},
+		}
+		db.heads["acme"], db.heads["carol"] = Head{Tenant: "acme", KeyEpoch: 1}, Head{Tenant: "carol", KeyEpoch: 2}
+		move := func() (in []string) {
+			t.Helper()
+			inForce, err := r.MoveEpochs(t.Context(), to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range inForce {
+				in = append(in, string(e.Tenant))
+			}
+			return in
+		}
+		if _, err := r.MoveEpochs(t.Context(), to); !errors.Is(err, log.err) {
+			t.Fatalf("got %v", err)
+		}
+		log.err = nil
+		if got := move(); !slices.Equal(got, []string{"carol"}) {
+			t.Errorf("in force: %v", got)
+		}
+		said := func() (out []string) {
+			for _, rec := range log.recs {
+				parts, err := event.SplitRecord(rec.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c, err := event.DecodeControl(parts.Body)
+				if err != nil || c.Kind != event.ControlKeyEpoch || c.Tenant != string(rec.Key) || rec.Partition != tenant.ID(c.Tenant).Partition(simTopic.Partitions) {
+					t.Fatalf("%+v in partition %d: %v", c, rec.Partition, err)
+				}
+				out = append(out, c.Tenant+" "+c.Version)
+			}
+			return out
+		}
+		want := []string{"acme 2", "bravo 1", "bravo 2", "bravo 3"}
+		if got := said(); !slices.Equal(got, want) {
+			t.Errorf("said %v, want %v", got, want)
+		}
+		move()
+		if got := said(); len(got) != 4 {
+			t.Errorf("said at once again: %v", got)
+		}
+		db.heads["acme"], db.heads["bravo"] = Head{Tenant: "acme", KeyEpoch: 2}, Head{Tenant: "bravo", KeyEpoch: 2}
+		time.Sleep(sayAgain)
+		if got := move(); !slices.Equal(got, []string{"acme", "carol"}) {
+			t.Errorf("in force: %v", got)
+		}
+		if got := said(); !slices.Equal(got, append(want, "bravo 3")) {
+			t.Errorf("said %v after a minute, want what is missing", got)
+		}
+	})
 }
 
 // A book goes to every partition where it is not in force, and nowhere else.

@@ -91,6 +91,8 @@ type Config struct {
 	Postgres    Postgres    `koanf:"postgres"`
 	ClickHouse  ClickHouse  `koanf:"clickhouse"`
 	Prices      Prices      `koanf:"prices"`
+	KMS         KMS         `koanf:"kms"`
+	Keys        KeyAges     `koanf:"keys"`
 	Limits      Limits      `koanf:"limits"`
 	Log         Log         `koanf:"log"`
 }
@@ -313,18 +315,20 @@ func (c *Config) readSecrets() error {
 		name string
 		file string
 		into *Secret
+		read func(string) ([]byte, error)
 	}{
-		{"postgres.dsn_file", c.Postgres.DSNFile, &c.Postgres.DSN},
-		{"clickhouse.dsn_file", c.ClickHouse.DSNFile, &c.ClickHouse.DSN},
+		{"postgres.dsn_file", c.Postgres.DSNFile, &c.Postgres.DSN, os.ReadFile},
+		{"clickhouse.dsn_file", c.ClickHouse.DSNFile, &c.ClickHouse.DSN, os.ReadFile},
+		{"kms.passphrase_file", c.KMS.PassphraseFile, &c.KMS.Passphrase, readPrivate},
 	} {
 		if s.file == "" {
 			continue
 		}
 		if *s.into != "" {
-			problems = append(problems, invalid(s.name, "is set beside the DSN itself; keep one"))
+			problems = append(problems, invalid(s.name, "is set beside the secret itself; keep one"))
 			continue
 		}
-		raw, err := os.ReadFile(s.file)
+		raw, err := s.read(s.file)
 		if err != nil {
 			problems = append(problems, invalid(s.name, "%v", err))
 			continue

@@ -99,6 +99,10 @@ func TestWholeFile(t *testing.T) {
 	dir := t.TempDir()
 	dsn := write(t, filepath.Join(dir, "dsn"), "postgres://u:hunter2@db/t\n")
 	ch := write(t, filepath.Join(dir, "ch"), "clickhouse://u:hunter3@ch/t")
+	phrase := write(t, filepath.Join(dir, "phrase"), "correct horse battery\n")
+	if err := os.Chmod(phrase, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	file := fmt.Sprintf(`
 target: ledger
 data_dir: /srv/tallystick
@@ -111,8 +115,10 @@ kafka:
 postgres: {dsn_file: %s}
 clickhouse: {dsn_file: %s}
 limits: {in_flight: 10}
+kms: {kind: local, passphrase_file: %s, previous: ['aws:arn:aws:kms:eu-central-1:1:key/2']}
+keys: {sealing_days: 30, mac_days: 0}
 log: {level: debug, format: json}
-`, dsn, ch)
+`, dsn, ch, phrase)
 	c := mustLoad(t, file, nil, nil)
 	if c.Target != config.TargetLedger || !c.Target.Runs(config.TargetLedger) || c.Target.Runs(config.TargetAPI) {
 		t.Errorf("target %q", c.Target)
@@ -122,6 +128,9 @@ log: {level: debug, format: json}
 	}
 	if c.Postgres.DSN.Reveal() != "postgres://u:hunter2@db/t" || c.ClickHouse.DSN.Reveal() != "clickhouse://u:hunter3@ch/t" {
 		t.Error("the DSN files were not read as they are")
+	}
+	if c.KMS.Passphrase.Reveal() != "correct horse battery" || c.KMS.TimeoutMS != 2000 || c.Keys.SealingDays != 30 || c.Keys.MACDays != 0 || c.Keys.AuditDays != 365 {
+		t.Errorf("keys %+v %+v", c.KMS, c.Keys)
 	}
 	if c.Kafka.SASL.PasswordFile != "/run/secret" || c.Log.Level != slog.LevelDebug || c.Limits.InFlight != 10 {
 		t.Errorf("%+v", c)
@@ -146,6 +155,10 @@ func TestLists(t *testing.T) {
 func TestRefused(t *testing.T) {
 	dir := t.TempDir()
 	empty := write(t, filepath.Join(dir, "empty"), "\n")
+	open := write(t, filepath.Join(dir, "open"), "a long enough hunter2\n")
+	if err := os.Chmod(open, 0o640); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name string
 		file string
@@ -196,6 +209,18 @@ func TestRefused(t *testing.T) {
 		{"log format", "log: {format: xml}", nil, nil, []string{"log.format"}},
 		{"memory", "engines: {clickhouse_memory_bytes: 1000}", nil, nil, []string{"engines.clickhouse_memory_bytes"}},
 		{"bin dir", "postgres: {bin_dir: bin}", nil, nil, []string{"postgres.bin_dir", "absolute"}},
+		{"key service", "kms: {kind: hsm}", nil, nil, []string{"kms.kind", "hsm", "vault"}},
+		{"key service without a key", "kms: {kind: aws}", nil, nil, []string{"kms.key"}},
+		{"a key for nobody", "kms: {key: transit/x}", nil, nil, []string{"kms.kind", "kms.key"}},
+		{"vault without an address", "kms: {kind: vault, key: transit/x, token_file: /t}", nil, nil, []string{"kms.endpoint"}},
+		{"vault without a token", "kms: {kind: vault, key: transit/x, endpoint: 'https://v'}", nil, nil, []string{"kms.token_file", "TALLYSTICK_KMS_TOKEN"}},
+		{"vault of before without an address", "kms: {kind: aws, key: x, previous: ['vault:transit/x']}", nil, nil, []string{"kms.endpoint"}},
+		{"token in the file", "kms: {token: hunter2}", nil, nil, []string{"kms.token", "TALLYSTICK_KMS_TOKEN"}},
+		{"short passphrase", "", []string{"TALLYSTICK_KMS_PASSPHRASE=hunter2"}, nil, []string{"kms.passphrase_file", "12"}},
+		{"passphrase file that others read", "kms: {passphrase_file: " + open + "}", nil, nil, []string{"kms.passphrase_file", "0600"}},
+		{"previous key service", "kms: {previous: [transit/x]}", nil, nil, []string{"kms.previous", "vault:KEY"}},
+		{"no time for the key service", "kms: {timeout_ms: 0}", nil, nil, []string{"kms.timeout_ms"}},
+		{"age of keys", "keys: {sealing_days: -1}", nil, nil, []string{"keys.sealing_days", "never"}},
 		{"split without Kafka", "target: ingest", nil, nil, []string{"kafka.brokers", "postgres.dsn_file"}},
 		{"split without ClickHouse", "target: api", nil, nil, []string{"clickhouse.dsn_file"}},
 		{"DSN twice", "postgres: {dsn_file: " + empty + "}", []string{"TALLYSTICK_POSTGRES_DSN=postgres://u:hunter2@h/d"}, nil, []string{"postgres.dsn_file"}},

@@ -33,6 +33,7 @@ func (c *Config) Validate() error {
 	c.validateListeners(&p)
 	c.validateKafka(&p)
 	c.validateEngines(&p)
+	c.validateKMS(&p)
 	p.want(nameForm.MatchString(c.Name), "name", "%q must be 1 to 200 of a-z A-Z 0-9 . - _ : / and begin and end with a letter or digit", c.Name)
 	cp := c.Checkpoints
 	p.want(cp.Dir == "" || filepath.IsAbs(cp.Dir), "checkpoints.dir", "%q is not an absolute path", cp.Dir)
