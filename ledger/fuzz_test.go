@@ -53,6 +53,11 @@ func FuzzBuild(f *testing.F) {
 				t.Fatalf("entry %d is not canonical", i)
 			}
 		}
+		for _, s := range b.batch.Subjects {
+			if !isPseudonym(s.Pseudonym) || len(s.Identity) == 0 || len(s.Identity) > event.MaxSealedSubject || s.Day < 0 {
+				t.Fatalf("a person that the store would refuse: %q, %d bytes, day %d", s.Pseudonym, len(s.Identity), s.Day)
+			}
+		}
 		if len(b.batch.Rows) != len(b.rows) {
 			t.Fatalf("%d rows were built and %d are in the batch", len(b.rows), len(b.batch.Rows))
 		}

@@ -42,8 +42,10 @@ const maxSubjects = 1 << 15
 const secondsPerDay = int64(24 * time.Hour / time.Second)
 
 // note adds a row for the event's person, unless the store has been told today.
+// What is no pseudonym names nobody: the log can be written by others, and the
+// store would refuse the batch.
 func (s *subjects) note(b *builder, t *tenantState, ev *event.Event, sealed []byte) {
-	if len(sealed) == 0 || len(ev.UserPseudonym) != len(subjectKey{}.pseudonym) {
+	if len(sealed) == 0 || !isPseudonym(ev.UserPseudonym) {
 		return
 	}
 	k := subjectKey{tenant: t.number}
@@ -57,6 +59,15 @@ func (s *subjects) note(b *builder, t *tenantState, ev *event.Event, sealed []by
 		Tenant: t.id, Pseudonym: strings.Clone(ev.UserPseudonym), Day: day,
 		Identity: b.arena.Close(append(b.arena.Open(len(sealed)), sealed...)),
 	})
+}
+
+func isPseudonym(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return len(s) == len(subjectKey{}.pseudonym)
 }
 
 // told reports whether a row of that day or a later one has gone to the store.

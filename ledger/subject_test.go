@@ -3,6 +3,7 @@ package ledger
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tallystick/tallystick/ingest/event"
@@ -25,10 +26,11 @@ func TestSubjectsAreToldOncePerDay(t *testing.T) {
 	}{
 		{acme, jane, "s1", 20_000}, {acme, jane, "s2", 20_000}, {bravo, jane, "s3", 20_000}, {acme, john, "s4", 20_000},
 		{acme, jane, "s5", 20_001}, {acme, jane, "s6", 20_000}, // late
-		{acme, jane, "", 20_002},        // the edge sent none
-		{acme, "short", "s7", 20_000},   // not the form of a pseudonym
-		{acme, "", "s8", 20_000},        // nobody
-		{acme, john, "s9", 20_000 + 10}, // much later
+		{acme, jane, "", 20_002},                      // the edge sent none
+		{acme, "short", "s7", 20_000},                 // not the form of a pseudonym
+		{acme, "", "s8", 20_000},                      // nobody
+		{acme, strings.Repeat("é", 16), "s8", 20_000}, // 32 bytes of something else
+		{acme, john, "s9", 20_000 + 10},               // much later
 	} {
 		b := &builder{arena: arena.New(arena.NewPool(1 << 20))}
 		sealed := []byte(c.sealed)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -100,6 +101,27 @@ func FuzzSplitRecord(f *testing.F) {
 		var m tallystickv1.LogRecord // the generated code reads the same envelope
 		if err := proto.Unmarshal(b, &m); err == nil && !bytes.Equal(m.SealedSubject, rec.Subject) {
 			t.Fatalf("subject %x, want %x", rec.Subject, m.SealedSubject)
+		}
+	})
+}
+
+func FuzzDecodeTagPairs(f *testing.F) {
+	e := full(f)
+	f.Add(event.AppendTagPairs(nil, e.Tags))
+	f.Add([]byte{1, 'k', 0, 0, 0})
+	f.Add([]byte{0x80, 0x80})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		tags, err := event.DecodeTagPairs(b)
+		if err != nil {
+			mustBeFieldError(t, err)
+			return
+		}
+		if len(tags) == 0 || len(tags) > event.MaxTags {
+			t.Fatalf("%d tags", len(tags))
+		}
+		again, err := event.DecodeTagPairs(event.AppendTagPairs(nil, tags))
+		if err != nil || !slices.Equal(again, tags) {
+			t.Fatalf("%v became %v, %v", tags, again, err)
 		}
 	})
 }
