@@ -46,20 +46,6 @@ func Origin(installation, log string, id tenant.ID) string {
 	return installation + "/" + log + "/" + string(id)
 }
 
-// ValidInstallation reports whether the name can begin an origin: a host-like
-// name of 1 to 200 letters, digits, dots, dashes and slashes.
-func ValidInstallation(name string) bool {
-	if name == "" || len(name) > 200 || strings.Trim(name, "/") != name {
-		return false
-	}
-	for _, c := range name {
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune(".-/_:", c) {
-			return false
-		}
-	}
-	return true
-}
-
 // Head is what a checkpoint says: the tree of the origin has this root at this size.
 type Head struct {
 	Origin string
