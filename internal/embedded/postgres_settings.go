@@ -60,6 +60,7 @@ func tunedSettings(memoryBytes, freeDiskBytes uint64) map[string]string {
 	wal := min(max(freeDiskBytes/8, minWALBytes), maxWALBytes)
 	return map[string]string{
 		"shared_buffers":     megabytes(buffers),
+		"work_mem":           "32MB", // the rows of a COPY, which the ledger's triggers look at; 4 MB would go to a file
 		"max_wal_size":       megabytes(wal),
 		"min_wal_size":       megabytes(wal / 4),
 		"wal_buffers":        megabytes(min(64*mib, buffers/4)),
