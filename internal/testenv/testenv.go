@@ -71,8 +71,14 @@ type engine[E any] struct {
 // It must be all that TestMain does: it first lets this test binary serve as
 // the child process of the embedded ClickHouse, when started as one.
 func Main(m *testing.M) {
+	MainThen(m, func(code int) int { return code })
+}
+
+// MainThen is Main with something to do when tests and engines have ended, such
+// as to print what was counted. It is given the exit code and returns it.
+func MainThen(m *testing.M, then func(code int) int) {
 	embedded.MaybeChild()
-	os.Exit(runAndStop(m))
+	os.Exit(then(runAndStop(m)))
 }
 
 func runAndStop(m *testing.M) int {
