@@ -58,6 +58,11 @@ var access = map[string]rule{
 	pb.SubjectService_GetConfidentialTags_FullMethodName: {scope: authn.Read},
 	pb.SubjectService_SetConfidentialTags_FullMethodName: {scope: authn.Admin, audited: true},
 
+	pb.KeyService_ListKeys_FullMethodName:           {scope: authn.Read},
+	pb.KeyService_RotateKeys_FullMethodName:         {scope: authn.Admin, action: "key.rotate"},
+	pb.KeyService_DestroySealingKeys_FullMethodName: {scope: authn.Admin, operator: true, action: "key.destroy"},
+	pb.KeyService_RewrapKeys_FullMethodName:         {scope: authn.Admin, operator: true, action: "key.rewrap"},
+
 	pb.PriceService_StartRerate_FullMethodName: {scope: authn.Admin, audited: true},
 	pb.PriceService_GetRerate_FullMethodName:   {scope: authn.Read},
 

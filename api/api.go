@@ -105,7 +105,7 @@ type Dependency struct {
 }
 
 // Deps is what a Server serves from. A nil Reports, Ledger, Verifier, Evidence, Tenants,
-// Subjects, Rerates or Pipeline makes its methods answer UNIMPLEMENTED: that part runs elsewhere.
+// Subjects, Rerates, Keys or Pipeline makes its methods answer UNIMPLEMENTED: that part runs elsewhere.
 type Deps struct {
 	Auth Authenticator
 	// Audit is where what changes something, and what is refused, is kept. It is
@@ -121,6 +121,7 @@ type Deps struct {
 	Tenants   Tenants
 	Subjects  Subjects
 	Rerates   Rerates
+	Keys      Keys
 	Pipeline  Pipeline
 	Tokens    Tokens
 	Secrets   Secrets
@@ -214,6 +215,7 @@ func (s *Server) register(r grpc.ServiceRegistrar) {
 	pb.RegisterAdminServiceServer(r, &adminService{s: s})
 	pb.RegisterSubjectServiceServer(r, &subjectService{s: s})
 	pb.RegisterPriceServiceServer(r, &priceService{s: s})
+	pb.RegisterKeyServiceServer(r, &keyService{s: s})
 	pb.RegisterAccessServiceServer(r, &accessService{s: s})
 	pb.RegisterAuditServiceServer(r, &auditService{s: s})
 	pb.RegisterCheckpointServiceServer(r, &checkpointService{s: s})

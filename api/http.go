@@ -69,6 +69,7 @@ func (s *Server) gateway() (http.Handler, error) {
 		pb.RegisterAdminServiceHandlerClient(ctx, mux, pb.NewAdminServiceClient(conn)),
 		pb.RegisterSubjectServiceHandlerClient(ctx, mux, pb.NewSubjectServiceClient(conn)),
 		pb.RegisterPriceServiceHandlerClient(ctx, mux, pb.NewPriceServiceClient(conn)),
+		pb.RegisterKeyServiceHandlerClient(ctx, mux, pb.NewKeyServiceClient(conn)),
 		pb.RegisterAccessServiceHandlerClient(ctx, mux, pb.NewAccessServiceClient(conn)),
 		pb.RegisterAuditServiceHandlerClient(ctx, mux, pb.NewAuditServiceClient(conn)),
 		pb.RegisterCheckpointServiceHandlerClient(ctx, mux, pb.NewCheckpointServiceClient(conn)),

@@ -147,13 +147,13 @@ func (a *app) close() error {
 	return errors.Join(errs...)
 }
 
-func (a *app) openKeys(context.Context) error {
+func (a *app) openKeys(ctx context.Context) error {
 	if err := os.MkdirAll(a.cfg.DataDir, 0o711); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	ring, err := keyring.Open(filepath.Join(a.cfg.DataDir, "keys"), a.log)
+	ring, err := openRing(ctx, a.cfg, keyring.Options{Log: a.log})
 	if err != nil {
-		return fmt.Errorf("keyring: %w", err)
+		return err
 	}
 	a.ring = ring
 	a.onClose(ring.Close)
@@ -359,7 +359,8 @@ func (k macKeys) MACKey(id tenant.ID, epoch uint32) ([32]byte, error) {
 type edgeKeys struct{ a *app }
 
 func (k edgeKeys) Derive(id tenant.ID, p keyring.Purpose, epoch uint32) ([keyring.KeyBytes]byte, error) {
-	if k.a.registrar.Pending(id) {
+	// A tenant whose sealing root is destroyed is gone for whoever sends.
+	if k.a.registrar.Pending(id) || k.a.ring.Destroyed(id) {
 		return [keyring.KeyBytes]byte{}, keyring.ErrNoKey
 	}
 	return k.a.ring.Derive(id, p, epoch)

@@ -49,6 +49,7 @@ func (a *app) startStages(context.Context) error {
 			return a.writer.Run(ctx, a.kafkaCfg, a.topic, a.alone())
 		})
 		a.startRerates()
+		a.startRotation()
 	}
 	return nil
 }
@@ -149,6 +150,7 @@ func (a *app) apiDeps() api.Deps {
 	if a.cfg.Target.Runs(config.TargetAPI) {
 		d.Tokens, d.Secrets, d.AuditLog = tokenStore{a.access.tokens, a.access.cache}, a.access.secrets, a.access.log
 		d.Rerates = api.NewPostgresRerates(a.appDB, a.ring)
+		d.Keys = a.ring
 		d.Checkpoints = newProofs(a.appDB)
 		d.Serving = (&recoveryGate{db: a.appDB, partitions: a.topic.Partitions}).open
 		d.Verifier = ledgerVerifier{db: a.appDB, ring: a.ring}

@@ -166,6 +166,36 @@ func (t *tenantKeys) epochs(id tenant.ID) (all []KeyEpoch) {
 	return all
 }
 
+// ReadEpochs lists the epochs of all tenants of the keyring in dir, in order of
+// tenant. It needs no key service, and changes nothing. Errors: ErrNoKeyring,
+// ErrPermissions, ErrCorrupt.
+func ReadEpochs(dir string) (all []KeyEpoch, err error) {
+	f, err := openLog(dir, false)
+	if err != nil {
+		return nil, err
+	}
+	defer f.close()
+	held := newContents()
+	err = f.locked(func() error {
+		data, from, err := f.unread()
+		if err != nil {
+			return err
+		}
+		items, _, err := parseRecords(data, from)
+		if err != nil {
+			return err
+		}
+		return held.apply(items)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range held.ids((*tenantKeys).complete) {
+		all = append(all, held.tenants[id].epochs(id)...)
+	}
+	return all, nil
+}
+
 // Pending lists the epochs that are made and wait for the ledger, in order of
 // tenant.
 func (r *Ring) Pending() []KeyEpoch {

@@ -125,6 +125,28 @@ func TestRotate(t *testing.T) {
 	}
 }
 
+// TestReadEpochs reads a directory without its master key.
+func TestReadEpochs(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := keyring.ReadEpochs(dir); !errors.Is(err, keyring.ErrNoKeyring) {
+		t.Errorf("empty directory: %v", err)
+	}
+	r := mustOpen(t, dir)
+	mustCreate(t, r, "beta", "acme")
+	rotate(t, r, keyring.SeriesAudit, "beta")
+	if err := os.Remove(filepath.Join(dir, "master.key")); err != nil {
+		t.Fatal(err)
+	}
+	all, err := keyring.ReadEpochs(dir)
+	if err != nil || len(all) != 9 || all[0].Tenant != "acme" || all[8].Tenant != "beta" {
+		t.Errorf("%v, %v", all, err)
+	}
+	want, _ := r.Epochs("beta")
+	if !slices.Equal(all[4:], want) {
+		t.Errorf("%v, want %v", all[4:], want)
+	}
+}
+
 func TestRotateRefuses(t *testing.T) {
 	dir := t.TempDir()
 	r := mustOpen(t, dir)
