@@ -42,7 +42,7 @@ var drivers = []driver{
 	},
 	{
 		"github.com/jackc/pgx", []string{"internal/postgres", "ledger/pgstore", "migrations", "internal/testenv"},
-		[]string{"internal/embedded", "internal/audit", "internal/authn", "internal/secrets", "ledger/…", "processors/…", "analytics/…", "api"}, // as superuser, to look at what was written
+		[]string{"internal/embedded", "internal/isolation", "internal/audit", "internal/authn", "internal/secrets", "ledger/…", "processors/…", "analytics/…", "api"}, // as superuser, to look at what was written
 		"cmd/tallystick/bench*.go", // the COPY that the ledger is measured against
 		"every way to Postgres sets the signed tenant context; a second way would not",
 	},
