@@ -63,9 +63,10 @@ func tenantOf(ctx context.Context, name string) (tenant.ID, error) {
 // requestIDHeader carries the request's id both ways.
 const requestIDHeader = "X-Request-Id"
 
-// newRequestID takes the client's id when it is a plain token, else a random one.
+// newRequestID takes the client's id when it is a plain word, else a random one.
+// One that looks like a credential of ours is none: ids are kept and shown.
 func newRequestID(given string) string {
-	if len(given) == 0 || len(given) > 64 {
+	if len(given) == 0 || len(given) > 64 || strings.Contains(given, authn.TokenPrefix) {
 		return rand.Text()
 	}
 	for _, c := range []byte(given) {
@@ -148,17 +149,38 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithValue(ctx, callerKey, p), s.timeout(info.FullMethod == pb.LedgerService_VerifyLedger_FullMethodName))
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, callerKey, p), s.timeout(info.FullMethod))
 	defer cancel()
 	return s.call(ctx, info.FullMethod, req, handler)
 }
 
-// stream serves only the open methods: the API has no streams of its own.
-func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+// stream serves the open methods, and packages: no other method is a stream.
+func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	id := newRequestID(first(ss.Context(), requestIDHeader))
+	ctx := withGRPCPeer(ss.Context(), id)
 	if open(info.FullMethod) {
-		return handler(srv, peered{ss, withGRPCPeer(ss.Context(), newRequestID(first(ss.Context(), requestIDHeader)))})
+		return handler(srv, peered{ss, ctx})
 	}
-	return s.fail(ss.Context(), info.FullMethod, "", errUnimplemented).status("").Err()
+	_ = ss.SetHeader(metadata.Pairs(requestIDHeader, id)) // fails only after the answer began
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.ErrorContext(ctx, "panic", "method", info.FullMethod, "request_id", id, "panic", r)
+			err = errPanic
+		}
+		if err != nil {
+			err = s.fail(ctx, info.FullMethod, id, err).status(id).Err()
+		}
+	}()
+	if info.FullMethod != pb.EvidenceService_GetEvidence_FullMethodName {
+		return errUnimplemented
+	}
+	p, err := s.deps.Auth.Authenticate(ctx, authn.BearerToken(first(ctx, "authorization")))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, callerKey, p), s.timeout(info.FullMethod))
+	defer cancel()
+	return handler(srv, peered{ss, ctx})
 }
 
 func first(ctx context.Context, key string) string {

@@ -328,10 +328,11 @@ func writeResults(w http.ResponseWriter, res *results) {
 	writeJSON(w, res)
 }
 
-// requestID is the client's, when it is a plain token, else a random one.
+// requestID is the client's, when it is a plain word and looks like no credential
+// of ours, else a random one.
 func requestID(r *http.Request) string {
 	id := r.Header.Get("X-Request-Id")
-	plain := len(id) > 0 && len(id) <= 64
+	plain := len(id) > 0 && len(id) <= 64 && !strings.Contains(id, authn.TokenPrefix)
 	for i := 0; i < len(id) && plain; i++ {
 		c := id[i]
 		plain = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_' || c == '.'

@@ -86,7 +86,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
-	root.AddCommand(newUpCommand(), newStatusCommand(), newLedgerCommand(), newKeysCommand(), newSubjectCommand(), newPricesCommand(), newWitnessCommand(), newEmitCommand(), newSmokeCommand(), newBenchCommand(), newVersionCommand())
+	root.AddCommand(newUpCommand(), newStatusCommand(), newLedgerCommand(), newKeysCommand(), newSubjectCommand(), newPricesCommand(), newWitnessCommand(), newTokensCommand(), newSecretsCommand(), newAuditCommand(), newEmitCommand(), newSmokeCommand(), newBenchCommand(), newVersionCommand())
 	return root
 }
 

@@ -44,6 +44,11 @@ func Export(ctx context.Context, src verify.Source, tenantID string, from, to in
 	return export(ctx, src, ledgerMagic, tenantID, from, to, w, progress, nil)
 }
 
+// ExportAudit is Export of an audit log.
+func ExportAudit(ctx context.Context, src verify.Source, tenantID string, from, to int64, w io.Writer, progress func(done, total int64)) (Header, error) {
+	return export(ctx, src, auditMagic, tenantID, from, to, w, progress, nil)
+}
+
 // export is Export for either log; look, when set, sees every row that is written.
 func export(ctx context.Context, src verify.Source, magic, tenantID string, from, to int64, w io.Writer,
 	progress func(done, total int64), look func(*verify.Row) error,
