@@ -250,12 +250,12 @@ func (fakePipeline) Pipeline(context.Context) (*pb.Pipeline, error) {
 
 type fakeVerifier struct{}
 
-func (fakeVerifier) Verify(ctx context.Context, _ tenant.ID, from, to int64) (*pb.VerifyLedgerResponse, error) {
-	if from == 13 { // never ends
+func (fakeVerifier) Verify(ctx context.Context, _ tenant.ID, req *pb.VerifyLedgerRequest) (*pb.VerifyLedgerResponse, error) {
+	if req.FromSeq == 13 { // never ends
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	return &pb.VerifyLedgerResponse{Verdict: "broken", Entries: 5, FromSeq: from, ToSeq: to, FirstBadSeq: 4, Reason: "hash", Message: "the leaf is another"}, nil
+	return &pb.VerifyLedgerResponse{Verdict: "broken", Entries: 5, FromSeq: req.FromSeq, ToSeq: req.ToSeq, FirstBadSeq: 4, Reason: "hash", Message: "the leaf is another"}, nil
 }
 
 // testServer is a Server over the fakes.

@@ -132,7 +132,7 @@ func (l *ledgerService) VerifyLedger(ctx context.Context, req *pb.VerifyLedgerRe
 	case req.ToSeq < 0 || req.ToSeq != 0 && req.ToSeq < req.FromSeq:
 		return nil, invalid("to_seq", "range", "must be 0 or not below from_seq")
 	}
-	return l.s.deps.Verifier.Verify(ctx, id, req.FromSeq, req.ToSeq)
+	return l.s.deps.Verifier.Verify(ctx, id, req)
 }
 
 // entryMessage decodes an entry for the API. An entry that does not decode is
@@ -175,7 +175,7 @@ func fillEntry(m *pb.Entry, e *chain.Entry) {
 			m.Tokens[tokens.Class(c).String()] = n
 		}
 	}
-	m.Attribution = attribution(e)
+	m.Attribution, m.Correction = attribution(e), correction(e)
 	m.KafkaPosition = fmt.Sprintf("%x/%d/%d", e.Position.TopicID, e.Position.Partition, e.Position.Offset)
 }
 

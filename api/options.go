@@ -22,6 +22,9 @@ const (
 	writeGrace        = 30 * time.Second // for a slow reader, beyond the request's own time
 	maxHeaderBytes    = 32 << 10
 	readyTimeout      = 2 * time.Second
+	// maxDownloadTime ends a download that goes on and on; one that stands still
+	// ends much sooner.
+	maxDownloadTime = 24 * time.Hour
 )
 
 // Options of a Server.

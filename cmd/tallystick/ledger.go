@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/client"
 	"github.com/tallystick/tallystick/internal/config"
 	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/postgres"
@@ -41,6 +41,7 @@ type ledgerFlags struct {
 	file, output, outFile            string
 	limit                            int
 	descending, yes                  bool
+	kept                             keptFlags
 }
 
 // newLedgerCommand is `tallystick ledger`.
@@ -93,7 +94,7 @@ func (f *ledgerFlags) api() (*ledgerAPI, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ledgerAPI{url: f.url, token: token, http: &http.Client{}}, nil
+	return &ledgerAPI{client.New(f.url, token)}, nil
 }
 
 func (f *ledgerFlags) token() (string, error) {
@@ -167,6 +168,15 @@ func (f *ledgerFlags) direct(ctx context.Context) (*direct, error) {
 func (d *direct) close() error {
 	d.db.Close()
 	return d.ring.Close()
+}
+
+// verifier checks ledgers of the database.
+func (d *direct) verifier(dir string) (ledgerVerifier, error) {
+	cfg, err := config.Load(config.Sources{Environ: os.Environ()})
+	if err != nil {
+		return ledgerVerifier{}, err
+	}
+	return ledgerVerifier{d.db, d.ring, &publishedNotes{d.db, d.ring, cfg.Name, dir}}, nil
 }
 
 func (d *direct) source(id string) verify.Source { return pgread.New(d.db, tenant.ID(id)) }

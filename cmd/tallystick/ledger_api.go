@@ -1,132 +1,118 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tallystick/tallystick/api"
+	"github.com/tallystick/tallystick/internal/client"
 	"github.com/tallystick/tallystick/ledger/verify"
-
-	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 )
 
-// maxAPIAnswer bounds an answer that is read: a page of 1,000 entries.
-const maxAPIAnswer = 64 << 20
+// ledgerAPI asks a running server, and gives what it answers an exit code.
+type ledgerAPI struct{ *client.Client }
 
-// ledgerAPI asks a running server about ledgers.
-type ledgerAPI struct {
-	url, token string
-	http       *http.Client
-}
-
-// call makes one request; body nil is a GET.
+// call makes a request of a method; body nil is a GET.
 func (c *ledgerAPI) call(ctx context.Context, path string, body, answer proto.Message) error {
-	method, content := http.MethodGet, []byte(nil)
-	if body != nil {
-		b, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(body)
-		if err != nil {
-			return err
-		}
-		method, content = http.MethodPost, b
-	}
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.url, "/")+path, bytes.NewReader(content))
-	if err != nil {
-		return &exitError{exitUsage, fmt.Errorf("--url: %w", err)}
-	}
-	req.Header.Set("Authorization", "Bearer "+c.token)
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	res, err := c.http.Do(req)
-	if err != nil {
-		return &exitError{exitUnavailable, err}
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxAPIAnswer))
-	if err != nil {
-		return &exitError{exitUnavailable, err}
-	}
-	if res.StatusCode != http.StatusOK {
-		return problemError(res.StatusCode, b)
-	}
-	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, answer)
+	return answered(c.Call(ctx, path, body, answer))
 }
 
-// problemError is a refusal with the exit code that it means.
-func problemError(status int, body []byte) error {
-	var p struct {
-		Title, Detail string
-		RequestID     string `json:"request_id"`
+// answered gives an error of the client the exit code that it means.
+func answered(err error) error {
+	var refused *client.ProblemError
+	var away *client.UnreachableError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refused):
+		return &exitError{problemCode(refused.Status), err}
+	case errors.As(err, &away), errors.Is(err, client.ErrStalled):
+		return &exitError{exitUnavailable, err}
 	}
-	_ = json.Unmarshal(body, &p) // whatever else answers has no detail
-	code := exitFailure
+	return err
+}
+
+// printJSONLine prints a message as one line of JSON.
+func printJSONLine(w io.Writer, m proto.Message) error {
+	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(w, string(b))
+	return err
+}
+
+// problemCode is the exit code of a refusal.
+func problemCode(status int) int {
 	switch status {
 	case http.StatusBadRequest:
-		code = exitUsage
+		return exitUsage
 	case http.StatusUnauthorized, http.StatusForbidden:
-		code = exitAuth
+		return exitAuth
 	case http.StatusNotFound, http.StatusGone:
-		code = exitNotFound
+		return exitNotFound
 	case http.StatusConflict:
-		code = exitConflict
+		return exitConflict
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusNotImplemented:
-		code = exitUnavailable
+		return exitUnavailable
 	}
-	return &exitError{code, fmt.Errorf("the server answers %d: %s (request %s)", status, p.Detail, p.RequestID)}
+	return exitFailure
 }
 
 // tenants lists all tenants that the token may read.
 func (c *ledgerAPI) tenants(ctx context.Context) ([]string, error) {
+	list, err := c.Tenants(ctx)
 	var ids []string
-	for token := ""; ; {
-		var page pb.ListTenantsResponse
-		q := url.Values{"page_size": {"1000"}, "page_token": {token}}
-		if err := c.call(ctx, "/v1/tenants?"+q.Encode(), nil, &page); err != nil {
-			return nil, err
-		}
-		for _, t := range page.Tenants {
-			ids = append(ids, t.TenantId)
-		}
-		if token = page.NextPageToken; token == "" {
-			return ids, nil
-		}
+	for _, t := range list {
+		ids = append(ids, t.TenantID)
 	}
+	return ids, answered(err)
 }
 
-func (c *ledgerAPI) head(ctx context.Context, tenantID string) (*pb.Head, error) {
-	var h pb.Head
-	err := c.call(ctx, "/v1/ledger/head?"+url.Values{"tenant_id": {tenantID}}.Encode(), nil, &h)
-	return &h, err
+// errEnough ends a reading of entries that has what it wants.
+var errEnough = errors.New("enough")
+
+// entries calls fn with entries until it returns false.
+func (c *ledgerAPI) entries(ctx context.Context, q client.EntryQuery, fn func(*client.Entry) (bool, error)) error {
+	err := c.QueryEntries(ctx, q, func(e *client.Entry) error {
+		more, err := fn(e)
+		if err == nil && !more {
+			err = errEnough
+		}
+		return err
+	})
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return answered(err)
 }
 
-// entries calls fn with pages of entries until it returns false.
-func (c *ledgerAPI) entries(ctx context.Context, tenantID string, size int, descending bool, fn func([]*pb.Entry) (bool, error)) error {
-	for token := ""; ; {
-		var page pb.ListEntriesResponse
-		q := url.Values{
-			"tenant_id": {tenantID}, "page_size": {strconv.Itoa(size)}, "page_token": {token},
-			"descending": {strconv.FormatBool(descending)},
+// evidence downloads an evidence package into the meter.
+func (c *ledgerAPI) evidence(ctx context.Context, x *exportFlags, m *packageMeter) (from, to, size int64, err error) {
+	q := url.Values{"tenant_id": {x.tenant}}
+	for name, value := range map[string]string{"from": x.from, "to": x.to, "time_zone": x.zone} {
+		if value != "" {
+			q.Set(name, value)
 		}
-		if err := c.call(ctx, "/v1/ledger/entries?"+q.Encode(), nil, &page); err != nil {
-			return err
-		}
-		more, err := fn(page.Entries)
-		if err != nil || !more || page.NextPageToken == "" {
-			return err
-		}
-		token = page.NextPageToken
 	}
+	for _, kept := range x.kept {
+		q.Add("kept", strconv.FormatInt(kept, 10))
+	}
+	err = c.Download(ctx, "/v1/ledger/evidence", q, func(h http.Header) io.Writer {
+		_, _ = fmt.Sscanf(h.Get(api.EvidenceHeader), "from_seq=%d; to_seq=%d; checkpoint_size=%d", &from, &to, &size) // zeros show no bar
+		m.first, m.last = from, to
+		return m
+	})
+	return from, to, size, answered(err)
 }
 
 // verifyChunk is how many entries one request asks to be verified, so that
@@ -134,42 +120,89 @@ func (c *ledgerAPI) entries(ctx context.Context, tenantID string, size int, desc
 const verifyChunk = 250_000
 
 // verify has the server check a range, chunk by chunk. Each chunk is anchored
-// in the last entry of the one before; the last one goes to the head.
+// in the last entry of the one before, and its tree goes on where that one's
+// ended; the last one goes to the head. Checkpoints from outside are held
+// against the tree where a chunk ends with them.
 func (c *ledgerAPI) verify(ctx context.Context, o verify.Options) (verify.Report, error) {
-	h, err := c.head(ctx, o.Tenant)
-	var refused *exitError
-	noHead := errors.As(err, &refused) && refused.code == exitNotFound // the server says whether that is a fault
+	h, err := c.Head(ctx, o.Tenant)
+	noHead := client.StatusOf(err) == http.StatusNotFound // the server says whether that is a fault
 	if err != nil && !noHead {
-		return verify.Report{}, err
+		return verify.Report{}, answered(err)
 	}
-	last := h.Seq
+	last := int64(h.Seq)
 	if o.To > 0 {
 		last = min(o.To, last)
 	}
-	first := max(o.From, 1)
-	sum := verify.Report{Verdict: verify.Intact, Tenant: o.Tenant, From: first, To: last, MACsChecked: true}
-	for from := first; ; from += verifyChunk {
-		req := &pb.VerifyLedgerRequest{TenantId: o.Tenant, FromSeq: from, ToSeq: from + verifyChunk - 1}
-		if end := req.ToSeq >= last; end {
-			req.ToSeq = o.To
-		}
-		var m pb.VerifyLedgerResponse
-		if err := c.call(ctx, "/v1/ledger:verify", req, &m); err != nil {
-			return sum, err
-		}
-		sum.Entries += m.Entries
-		sum.Verdict, sum.FirstBad, sum.Reason, sum.Message = verify.Verdict(m.Verdict), m.FirstBadSeq, verify.Reason(m.Reason), m.Message
-		if b, err := hex.DecodeString(m.HeadHash); err == nil {
-			copy(sum.HeadHash[:], b)
-		}
-		if o.Progress != nil {
-			o.Progress(min(from+verifyChunk-first, last-first+1), last-first+1)
-		}
-		if sum.Verdict != verify.Intact || from+verifyChunk > last {
-			sum.To, sum.NoTenant = max(last, m.ToSeq), noHead && sum.Verdict == verify.Unknown
-			return sum, nil
-		}
+	v := &chunked{c: c, o: &o, first: max(o.From, 1), last: last, kept: verify.NewKept(o.Checkpoints)}
+	v.sum = verify.Report{Verdict: verify.Intact, Tenant: o.Tenant, From: v.first, To: last, MACsChecked: true}
+	if err := v.run(ctx); err != nil {
+		return v.sum, answered(err)
 	}
+	v.sum.NoTenant = noHead && v.sum.Verdict == verify.Unknown
+	return v.sum, nil
+}
+
+// chunked is a verification by the server in chunks.
+type chunked struct {
+	c           *ledgerAPI
+	o           *verify.Options
+	first, last int64
+	kept        *verify.Kept
+	sum         verify.Report
+}
+
+func (v *chunked) run(ctx context.Context) error {
+	var tree []string
+	for from := v.first; ; {
+		to := v.kept.Next(from, min(from+verifyChunk-1, v.last))
+		q := client.VerifyQuery{TenantID: v.o.Tenant, FromSeq: client.Int(from), ToSeq: client.Int(to), Tree: tree}
+		end := to >= v.last
+		if end {
+			q.ToSeq = client.Int(v.o.To)
+		}
+		m, err := v.c.VerifyRange(ctx, q)
+		if err != nil {
+			return err
+		}
+		v.add(m)
+		if tree = m.Tree; v.sum.Verdict == verify.Intact && v.first == 1 {
+			v.hold(to, end && v.o.To == 0, tree)
+		}
+		if v.o.Progress != nil {
+			v.o.Progress(min(to, v.last)-v.first+1, v.last-v.first+1)
+		}
+		if v.sum.Verdict != verify.Intact || end {
+			v.sum.To = max(v.last, int64(m.ToSeq))
+			return nil
+		}
+		from = to + 1
+	}
+}
+
+// add takes the verdict on a chunk.
+func (v *chunked) add(m *client.Verification) {
+	s := &v.sum
+	s.Entries += int64(m.Entries)
+	s.Covered = max(s.Covered, int64(m.CheckpointSize))
+	s.Verdict, s.FirstBad, s.Reason, s.Message = verify.Verdict(m.Verdict), int64(m.FirstBadSeq), verify.Reason(m.Reason), m.Message
+	s.Detector = verify.Detector(m.Detector)
+	if b, err := hex.DecodeString(m.HeadHash); err == nil {
+		copy(s.HeadHash[:], b)
+	}
+}
+
+// hold compares the tree up to entry `to` with what was kept.
+func (v *chunked) hold(to int64, whole bool, tree []string) {
+	hashes, err := verify.ParseTree(tree)
+	if err == nil {
+		err = v.kept.Hold(to, whole, hashes)
+	}
+	if seq, reason, message, ok := verify.Fault(err); ok {
+		v.sum.Verdict, v.sum.FirstBad, v.sum.Reason, v.sum.Message, v.sum.Detector = verify.Broken, seq, reason, message, verify.ByRoot
+	} else if err != nil {
+		v.sum.Verdict, v.sum.Message = verify.Unknown, err.Error()
+	}
+	v.sum.Covered = max(v.sum.Covered, v.kept.Covered())
 }
 
 // apiSource is a ledger as the API gives it, for exports.
@@ -181,41 +214,36 @@ type apiSource struct {
 // Ends asks for the head. That entries end where the head says is left to the
 // reading of them.
 func (s apiSource) Ends(ctx context.Context) (e verify.Ends, err error) {
-	h, err := s.api.head(ctx, s.tenant)
+	h, err := s.api.Head(ctx, s.tenant)
 	if err != nil {
-		return e, err
+		return e, answered(err)
 	}
 	b, err := hex.DecodeString(h.ChainHash)
 	if err != nil || len(b) != verify.HashSize {
 		return e, errors.New("the head's chain hash is not one")
 	}
 	copy(e.Chain[:], b)
-	e.HasHead, e.Seq, e.LastSeq, e.Epoch = true, h.Seq, h.Seq, h.KeyEpoch
+	e.HasHead, e.Seq, e.LastSeq, e.Epoch = true, int64(h.Seq), int64(h.Seq), int64(h.KeyEpoch)
 	return e, nil
 }
 
 // Rows reads pages from the first entry on and passes over those before from.
 func (s apiSource) Rows(ctx context.Context, from, to int64, fn func(*verify.Row) error) error {
-	return s.api.entries(ctx, s.tenant, 1000, false, func(page []*pb.Entry) (bool, error) {
-		for _, e := range page {
-			if e.Seq < from {
-				continue
-			}
-			if e.Seq > to {
-				return false, nil
-			}
-			chain, err := hex.DecodeString(e.ChainHash)
-			if err != nil {
-				return false, err
-			}
-			mac, err := hex.DecodeString(e.Mac)
-			if err != nil {
-				return false, err
-			}
-			if err := fn(&verify.Row{Seq: e.Seq, Epoch: e.KeyEpoch, Canonical: e.Canonical, Chain: chain, MAC: mac}); err != nil {
-				return false, err
-			}
+	return s.api.entries(ctx, client.EntryQuery{TenantID: s.tenant}, func(e *client.Entry) (bool, error) {
+		if int64(e.Seq) < from {
+			return true, nil
 		}
-		return true, nil
+		if int64(e.Seq) > to {
+			return false, nil
+		}
+		chain, err := hex.DecodeString(e.ChainHash)
+		if err != nil {
+			return false, err
+		}
+		mac, err := hex.DecodeString(e.MAC)
+		if err != nil {
+			return false, err
+		}
+		return true, fn(&verify.Row{Seq: int64(e.Seq), Epoch: int64(e.KeyEpoch), Canonical: e.Canonical, Chain: chain, MAC: mac})
 	})
 }

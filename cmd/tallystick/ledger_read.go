@@ -2,23 +2,17 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
+	"net/http"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
-	"github.com/tallystick/tallystick/ledger/evidence"
-	"github.com/tallystick/tallystick/ledger/verify"
-
-	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
+	"github.com/tallystick/tallystick/internal/client"
 )
 
 func newLedgerHeadCommand(f *ledgerFlags) *cobra.Command {
@@ -54,30 +48,20 @@ func (f *ledgerFlags) heads(ctx context.Context, w io.Writer) error {
 		fmt.Fprintln(t, "TENANT\tSEQ\tKEY EPOCH\tCHAIN HASH")
 	}
 	for _, id := range ids {
-		h, err := api.head(ctx, id)
-		var e *exitError
-		if f.tenant == "" && errors.As(err, &e) && e.code == exitNotFound {
+		h, err := api.Head(ctx, id)
+		if f.tenant == "" && client.StatusOf(err) == http.StatusNotFound {
 			continue // made, and never written for
 		}
 		if err != nil {
-			return err
+			return answered(err)
 		}
 		if f.output == "table" {
-			fmt.Fprintf(t, "%s\t%d\t%d\t%s\n", h.TenantId, h.Seq, h.KeyEpoch, h.ChainHash)
-		} else if err := printJSONLine(w, h); err != nil {
+			fmt.Fprintf(t, "%s\t%d\t%d\t%s\n", h.TenantID, h.Seq, h.KeyEpoch, h.ChainHash)
+		} else if err := json.NewEncoder(w).Encode(h); err != nil {
 			return err
 		}
 	}
 	return t.Flush()
-}
-
-func printJSONLine(w io.Writer, m proto.Message) error {
-	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(w, string(b))
-	return err
 }
 
 func newLedgerEntriesCommand(f *ledgerFlags) *cobra.Command {
@@ -116,97 +100,26 @@ func (f *ledgerFlags) entries(ctx context.Context, w io.Writer) error {
 	if left > 0 {
 		size = min(left, size)
 	}
-	err = api.entries(ctx, f.tenant, size, f.descending, func(page []*pb.Entry) (bool, error) {
-		for _, e := range page {
-			if f.output == "table" {
-				printEntry(t, e)
-			} else if err := printJSONLine(w, e); err != nil {
-				return false, err
-			}
-			if left--; left == 0 {
-				return false, nil
-			}
+	q := client.EntryQuery{TenantID: f.tenant, PageSize: size, Descending: f.descending}
+	err = api.entries(ctx, q, func(e *client.Entry) (bool, error) {
+		if f.output == "table" {
+			printEntry(t, e)
+		} else if _, err := fmt.Fprintln(w, string(e.JSON)); err != nil {
+			return false, err
 		}
-		return true, nil
+		left--
+		return left != 0, nil
 	})
 	return errors.Join(err, t.Flush())
 }
 
-func printEntry(w io.Writer, e *pb.Entry) {
+func printEntry(w io.Writer, e *client.Entry) {
 	occurred, cost := "", "-"
 	if e.OccurredAt != nil {
-		occurred = e.OccurredAt.AsTime().Format(time.RFC3339Nano)
+		occurred = e.OccurredAt.UTC().Format(time.RFC3339Nano)
 	}
-	if e.CostUsd != nil {
-		cost = *e.CostUsd
+	if e.CostUSD != nil {
+		cost = *e.CostUSD
 	}
-	fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%q\n", e.Seq, e.Kind, occurred, e.Provider, e.Model, cost, e.EventId)
-}
-
-func newLedgerExportCommand(f *ledgerFlags) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "export",
-		Short: "Write a tenant's ledger to a file that can be verified anywhere",
-		Long:  "Write a tenant's ledger to a file (docs/ledger-format.md) that `ledger verify --file` and docs/verify.py check without the server.",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.export(cmd.Context(), cmd.ErrOrStderr())
-		},
-	}
-	fs := cmd.Flags()
-	fs.StringVar(&f.tenant, "tenant", "", "the tenant (required)")
-	fs.Int64Var(&f.from, "from", 0, "first entry (0: the first there is)")
-	fs.Int64Var(&f.to, "to", 0, "last entry (0: the last there is)")
-	fs.StringVarP(&f.outFile, "output", "o", "", "write to `FILE` (required)")
-	fs.BoolVar(&f.yes, "yes", false, "replace a file that is there")
-	return cmd
-}
-
-// export writes beside the file and renames: a file under the name asked for is
-// always whole.
-func (f *ledgerFlags) export(ctx context.Context, stderr io.Writer) error {
-	if f.tenant == "" || f.outFile == "" {
-		return usageError("--tenant and --output are needed")
-	}
-	if _, err := os.Lstat(f.outFile); !errors.Is(err, fs.ErrNotExist) && !f.yes {
-		return &exitError{exitConflict, fmt.Errorf("%s is there already; --yes replaces it", f.outFile)}
-	}
-	src, done, err := f.source(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	out, err := os.CreateTemp(filepath.Dir(f.outFile), ".export-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(out.Name())
-	p := &verifyProgress{w: stderr, tenant: f.tenant}
-	h, err := evidence.Export(ctx, src, f.tenant, f.from, f.to, out, p.update)
-	p.finish()
-	if errors.Is(err, evidence.ErrRange) {
-		err = &exitError{exitNotFound, fmt.Errorf("there are no such entries of %s", f.tenant)}
-	}
-	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(out.Name(), f.outFile); err != nil {
-		return err
-	}
-	fmt.Fprintf(stderr, "%s: entries %d to %d of %s; head %d %s\n", f.outFile, h.From, h.To, h.Tenant, h.HeadSeq, h.HeadChain)
-	return nil
-}
-
-// source is where an export is read from.
-func (f *ledgerFlags) source(ctx context.Context) (verify.Source, func(), error) {
-	if f.dsnFile != "" {
-		f.workers = 1
-		d, err := f.direct(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		return d.source(f.tenant), func() { d.close() }, nil
-	}
-	api, err := f.api()
-	return apiSource{api, f.tenant}, func() {}, err
+	fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%q\n", e.Seq, e.Kind, occurred, e.Provider, e.Model, cost, e.EventID)
 }

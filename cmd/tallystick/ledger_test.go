@@ -32,6 +32,10 @@ type ledgerWorld struct {
 	admin   *sql.DB
 	url     string
 	dsnFile string
+
+	app, ledgerDB *postgres.DB
+	batches       int64
+	heads         map[string]ledger.Head
 }
 
 const ledgerTestToken = "tsk_a-token-of-the-ledger-tests"
@@ -61,14 +65,18 @@ func newLedgerWorld(t *testing.T) *ledgerWorld {
 		return db
 	}
 	app := open(postgres.RoleApp)
-	w.fill(pgstore.New(open(postgres.RoleLedger)), "acme", 30)
+	w.app, w.ledgerDB, w.heads = app, open(postgres.RoleLedger), map[string]ledger.Head{}
+	if _, err := w.ring.Create("acme"); err != nil {
+		t.Fatal(err)
+	}
+	w.fillMore("acme", 1, 30)
 	if w.admin, err = sql.Open("pgx", l.AdminDSN); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.admin.Close() })
 	server, err := api.New(api.Deps{
 		Auth: authn.NewStatic(ledgerTestToken, authn.Principal{AllTenants: true, Scopes: authn.AllScopes}), Audit: noAudit{}, Ledger: api.NewPostgresLedger(app),
-		Verifier: ledgerVerifier{app, w.ring}, Tenants: ringTenants{w.ring},
+		Verifier: ledgerVerifier{app, w.ring, &publishedNotes{app, w.ring, "tallystick.local", ""}}, Evidence: evidenceMaker{app}, Tenants: ringTenants{w.ring},
 	}, api.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -110,12 +118,10 @@ func (w *ledgerWorld) file(name, content string) string {
 	return path
 }
 
-// fill writes n entries of a tenant through the writer's store.
-func (w *ledgerWorld) fill(store *pgstore.Store, id string, n int) {
+// fillMore writes the entries from..to of a tenant through the writer's store.
+func (w *ledgerWorld) fillMore(id string, from, to int64) {
 	w.t.Helper()
-	if _, err := w.ring.Create(tenant.ID(id)); err != nil {
-		w.t.Fatal(err)
-	}
+	store := pgstore.New(w.ledgerDB)
 	st, err := store.Assign(w.t.Context(), ledger.Topic{ID: [16]byte{7}, Partitions: 1}, 0)
 	if err != nil {
 		w.t.Fatal(err)
@@ -126,10 +132,15 @@ func (w *ledgerWorld) fill(store *pgstore.Store, id string, n int) {
 	}
 	key, h := chain.NewMACKey(secret, 1), chain.NewHasher()
 	head := ledger.Head{Tenant: id, Chain: chain.Genesis(id), KeyEpoch: 1}
-	b := &ledger.Batch{Epoch: st.Epoch, Number: 1, NextOffset: int64(n)}
-	g := ledger.Group{Before: head, New: true, Count: n}
-	for seq := int64(1); seq <= int64(n); seq++ {
+	if from > 1 {
+		head = w.heads[id]
+	}
+	w.batches++
+	b := &ledger.Batch{Epoch: st.Epoch, Number: w.batches, FirstOffset: from - 1, NextOffset: to}
+	g := ledger.Group{Before: head, New: from == 1, Count: int(to - from + 1)}
+	for seq := from; seq <= to; seq++ {
 		e := chain.Entry{Kind: chain.Usage, Seq: seq, Key: event.Key{byte(seq)}, Priced: true, PricingVersion: 1}
+		e.Event.OccurredAt = seq
 		if seq == 1 {
 			e = chain.Entry{Kind: chain.Control, Seq: 1, ControlKind: event.ControlKeyEpoch, ControlVersion: "1"}
 		}
@@ -139,10 +150,10 @@ func (w *ledgerWorld) fill(store *pgstore.Store, id string, n int) {
 		head.Seq, head.Chain = seq, h.Next(&head.Chain, &leaf)
 		b.Rows = append(b.Rows, ledger.Row{
 			Sealed: chain.Sealed{Canonical: canonical, Chain: head.Chain, MAC: key.MAC(seq, &head.Chain), Epoch: 1},
-			Seq:    seq, Kind: e.Kind, Priced: e.Priced, Key: e.Key,
+			Seq:    seq, Kind: e.Kind, Priced: e.Priced, Key: e.Key, OccurredAt: e.Event.OccurredAt,
 		})
 	}
-	g.After = head
+	g.After, w.heads[id] = head, head
 	b.Groups = []ledger.Group{g}
 	if err := store.Commit(w.t.Context(), b); err != nil {
 		w.t.Fatal(err)

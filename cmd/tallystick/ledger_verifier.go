@@ -4,12 +4,15 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"runtime"
 
 	"github.com/tallystick/tallystick/api"
 	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
+	"github.com/tallystick/tallystick/ledger/checkpoint/pglog"
+	"github.com/tallystick/tallystick/ledger/evidence/pgtree"
 	"github.com/tallystick/tallystick/ledger/pgread"
 	"github.com/tallystick/tallystick/ledger/verify"
 
@@ -20,19 +23,46 @@ import (
 const maxVerifyWorkers = 4
 
 // ledgerVerifier is the API's Verifier: it checks a tenant's chain in Postgres
-// with the MAC keys of the ring.
+// with the MAC keys of the ring, and its tree against the checkpoints that were
+// published.
 type ledgerVerifier struct {
-	db   *postgres.DB // as postgres.RoleApp
-	ring *keyring.Ring
+	db    *postgres.DB // as postgres.RoleApp
+	ring  *keyring.Ring
+	notes *publishedNotes // nil: no checkpoints are looked at
 }
 
 var _ api.Verifier = ledgerVerifier{}
 
-// Verify checks the entries from to to.
-func (v ledgerVerifier) Verify(ctx context.Context, id tenant.ID, from, to int64) (*pb.VerifyLedgerResponse, error) {
-	r, err := verify.Verify(ctx, pgread.New(v.db, id), verify.Options{
-		Tenant: string(id), From: from, To: to, Workers: min(runtime.GOMAXPROCS(0), maxVerifyWorkers), Keys: ringKeys(v.ring, id),
-	})
+// options are those of every verification out of Postgres.
+func (v ledgerVerifier) options(ctx context.Context, id tenant.ID) (verify.Options, error) {
+	o := verify.Options{Tenant: string(id), Keys: ringKeys(v.ring, id), Tree: true}
+	if v.notes == nil {
+		return o, nil
+	}
+	var err error
+	if o.Published, err = v.notes.of(ctx, id); err != nil {
+		return o, fmt.Errorf("the published checkpoints: %w", err)
+	}
+	o.Stored = pgtree.New(v.db, pglog.NewLedger(v.db, v.db), id).Node
+	return o, nil
+}
+
+// Verify checks the entries that the request names.
+func (v ledgerVerifier) Verify(ctx context.Context, id tenant.ID, req *pb.VerifyLedgerRequest) (*pb.VerifyLedgerResponse, error) {
+	o, err := v.options(ctx, id)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil { // evidence that cannot be had is a verdict
+		return &pb.VerifyLedgerResponse{Verdict: string(verify.Unknown), FromSeq: req.FromSeq, ToSeq: req.ToSeq, Message: err.Error()}, nil
+	}
+	o.From, o.To, o.Workers = req.FromSeq, req.ToSeq, min(runtime.GOMAXPROCS(0), maxVerifyWorkers)
+	if len(req.Tree) > 0 {
+		if o.LeftEdge, err = verify.ParseTree(req.Tree); err != nil {
+			return nil, &api.InvalidError{Violations: []api.Violation{{Field: "tree", Rule: "syntax", Message: "must be hashes in hexadecimal"}}}
+		}
+	}
+	r, err := verify.Verify(ctx, pgread.New(v.db, id), o)
 	if errors.Is(err, verify.ErrRange) {
 		return nil, &api.InvalidError{Violations: []api.Violation{{Field: "from_seq", Rule: "range", Message: "lies beyond the end of the ledger"}}}
 	}
@@ -44,11 +74,14 @@ func (v ledgerVerifier) Verify(ctx context.Context, id tenant.ID, from, to int64
 
 func reportMessage(r *verify.Report) *pb.VerifyLedgerResponse {
 	m := &pb.VerifyLedgerResponse{
-		Verdict: string(r.Verdict), Entries: r.Entries, FromSeq: r.From, ToSeq: r.To,
-		FirstBadSeq: r.FirstBad, Reason: string(r.Reason), Message: r.Message,
+		Verdict: string(r.Verdict), Entries: r.Entries, FromSeq: r.From, ToSeq: r.To, CheckpointSize: r.Covered,
+		FirstBadSeq: r.FirstBad, Reason: string(r.Reason), Detector: string(r.Detector), Message: r.Message,
 	}
 	if r.Verdict == verify.Intact {
 		m.HeadHash = hex.EncodeToString(r.HeadHash[:])
+		for _, h := range r.Tree {
+			m.Tree = append(m.Tree, hex.EncodeToString(h[:]))
+		}
 	}
 	return m
 }

@@ -45,6 +45,7 @@ func newLedgerVerifyCommand(f *ledgerFlags) *cobra.Command {
 	fs.IntVar(&f.workers, "workers", runtime.GOMAXPROCS(0), "parts that are checked at once (the server chooses its own)")
 	fs.StringVar(&f.file, "file", "", "verify the export in `FILE`")
 	fs.StringVarP(&f.output, "output", "o", "table", "table or json")
+	f.kept.bind(fs)
 	return cmd
 }
 
@@ -100,22 +101,52 @@ func (f *ledgerFlags) reports(ctx context.Context, stderr io.Writer) ([]verify.R
 			return nil, err
 		}
 		defer d.close()
-		return f.each(stderr, d.tenants, func(o verify.Options) (verify.Report, error) {
-			o.Workers, o.Keys = f.workers, ringKeys(d.ring, tenant.ID(o.Tenant))
-			return verify.Verify(ctx, d.source(o.Tenant), o)
+		v, err := d.verifier(f.kept.dir)
+		if err != nil {
+			return nil, err
+		}
+		return f.each(stderr, d.tenants, func(given verify.Options) (verify.Report, error) {
+			return f.verifyDirect(ctx, d, v, given)
 		})
 	}
 	api, err := f.api()
 	if err != nil {
 		return nil, err
 	}
+	ring, err := f.ring()
+	if err != nil {
+		return nil, err
+	}
+	if ring != nil {
+		defer ring.Close()
+	}
 	var failed error
 	list := func() (ids []string) {
 		ids, failed = api.tenants(ctx)
 		return ids
 	}
-	reports, err := f.each(stderr, list, func(o verify.Options) (verify.Report, error) { return api.verify(ctx, o) })
+	reports, err := f.each(stderr, list, func(o verify.Options) (verify.Report, error) {
+		if o.Checkpoints, err = f.kept.of(tenant.ID(o.Tenant), ring); err != nil {
+			return verify.Report{}, err
+		}
+		return api.verify(ctx, o)
+	})
 	return reports, errors.Join(failed, err)
+}
+
+// verifyDirect verifies one tenant's ledger out of the database.
+func (f *ledgerFlags) verifyDirect(ctx context.Context, d *direct, v ledgerVerifier, given verify.Options) (verify.Report, error) {
+	id := tenant.ID(given.Tenant)
+	kept, err := f.kept.of(id, d.ring)
+	if err != nil {
+		return verify.Report{}, err
+	}
+	o, err := v.options(ctx, id)
+	if err != nil {
+		return verify.Report{Tenant: given.Tenant, Verdict: verify.Unknown, Message: err.Error()}, ctx.Err()
+	}
+	o.From, o.To, o.Progress, o.Workers, o.Checkpoints = given.From, given.To, given.Progress, f.workers, kept
+	return verify.Verify(ctx, d.source(given.Tenant), o)
 }
 
 // each verifies the tenant of --tenant, or every one of all.
@@ -165,6 +196,9 @@ func (f *ledgerFlags) verifyFile(ctx context.Context, stderr io.Writer) (verify.
 		defer ring.Close()
 		o.Keys = ringKeys(ring, tenant.ID(h.Tenant))
 	}
+	if o.Checkpoints, err = f.kept.of(tenant.ID(h.Tenant), ring); err != nil {
+		return verify.Report{}, err
+	}
 	r, err := verify.File(ctx, in, o)
 	if errors.Is(err, verify.ErrNotExport) {
 		err = &exitError{exitUsage, err}
@@ -204,8 +238,10 @@ type jsonReport struct {
 	To          int64  `json:"to_seq,string"`
 	HeadHash    string `json:"head_hash"`
 	MACsChecked bool   `json:"macs_checked"`
+	Covered     int64  `json:"checkpoint_size,string"`
 	FirstBad    int64  `json:"first_bad_seq,string"`
 	Reason      string `json:"reason"`
+	Detector    string `json:"detector"`
 	Message     string `json:"message"`
 }
 
@@ -214,8 +250,8 @@ func (f *ledgerFlags) print(w io.Writer, reports []verify.Report) error {
 		list := make([]jsonReport, 0, len(reports))
 		for _, r := range reports {
 			list = append(list, jsonReport{
-				r.Tenant, string(r.Verdict), r.Entries, r.From, r.To, hex.EncodeToString(r.HeadHash[:]), r.MACsChecked,
-				r.FirstBad, string(r.Reason), r.Message,
+				r.Tenant, string(r.Verdict), r.Entries, r.From, r.To, hex.EncodeToString(r.HeadHash[:]), r.MACsChecked, r.Covered,
+				r.FirstBad, string(r.Reason), string(r.Detector), r.Message,
 			})
 		}
 		enc := json.NewEncoder(w)
@@ -223,7 +259,7 @@ func (f *ledgerFlags) print(w io.Writer, reports []verify.Report) error {
 		return enc.Encode(list)
 	}
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, "TENANT\tVERDICT\tENTRIES\tRANGE\tMACS\tHEAD\tFIRST BAD")
+	fmt.Fprintln(t, "TENANT\tVERDICT\tENTRIES\tRANGE\tMACS\tCHECKPOINT\tHEAD\tFIRST BAD")
 	for _, r := range reports {
 		macs, bad := "not checked", "-"
 		if r.MACsChecked {
@@ -232,7 +268,7 @@ func (f *ledgerFlags) print(w io.Writer, reports []verify.Report) error {
 		if r.Verdict == verify.Broken {
 			bad = fmt.Sprintf("%d: %s", r.FirstBad, r.Reason)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d-%d\t%s\t%x…\t%s\n", r.Tenant, r.Verdict, r.Entries, r.From, r.To, macs, r.HeadHash[:6], bad)
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d-%d\t%s\t%d\t%x…\t%s\n", r.Tenant, r.Verdict, r.Entries, r.From, r.To, macs, r.Covered, r.HeadHash[:6], bad)
 	}
 	return t.Flush()
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tallystick/tallystick/ledger"
@@ -195,11 +194,7 @@ func (f *rerateFlags) show(w io.Writer, job *pb.RerateJob) error {
 		failed = fmt.Errorf("the job failed: %s", job.Failure)
 	}
 	if f.output == "json" {
-		b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(job)
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintf(w, "%s\n", b); err != nil {
+		if err := printJSONLine(w, job); err != nil {
 			return err
 		}
 		return failed

@@ -153,7 +153,8 @@ func (a *app) apiDeps() api.Deps {
 		d.Keys = a.ring
 		d.Checkpoints = newProofs(a.appDB)
 		d.Serving = (&recoveryGate{db: a.appDB, partitions: a.topic.Partitions}).open
-		d.Verifier = ledgerVerifier{db: a.appDB, ring: a.ring}
+		d.Verifier = ledgerVerifier{a.appDB, a.ring, &publishedNotes{a.appDB, a.ring, a.cfg.Name, a.cfg.CheckpointDir()}}
+		d.Evidence = evidenceMaker{a.appDB}
 		reporter := analytics.NewReporter(a.chReader, plan.NewCoverage(a.appDB), time.Now)
 		d.Reports, d.Conflicts = reports{reporter}, reporter
 	}

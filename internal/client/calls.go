@@ -113,9 +113,11 @@ func (c *Client) Tenants(ctx context.Context) ([]Tenant, error) {
 
 // Head is the end of a tenant's chain.
 type Head struct {
-	TenantID  string `json:"tenant_id"`
-	Seq       Int    `json:"seq"`
-	ChainHash string `json:"chain_hash"`
+	TenantID   string     `json:"tenant_id"`
+	Seq        Int        `json:"seq"`
+	ChainHash  string     `json:"chain_hash"`
+	KeyEpoch   Int        `json:"key_epoch"`
+	ReceivedAt *time.Time `json:"received_at"`
 }
 
 // Head asks for the end of a tenant's chain.
@@ -136,29 +138,70 @@ type Entry struct {
 	UnpricedReason string         `json:"unpriced_reason"`
 	Tokens         map[string]Int `json:"tokens"`
 	RejectReason   string         `json:"reject_reason"`
+	Canonical      []byte         `json:"canonical"`
 	ChainHash      string         `json:"chain_hash"`
+	MAC            string         `json:"mac"`
+	KeyEpoch       Int            `json:"key_epoch"`
+	// Correction is what the entry corrects, nil when it corrects nothing.
+	Correction *Correction `json:"correction"`
+	// JSON is the whole entry as the server wrote it.
+	JSON json.RawMessage `json:"-"`
+}
+
+// Correction is the original of a correction, and what that comes to from there
+// on.
+type Correction struct {
+	Seq         Int            `json:"seq"`
+	EventID     string         `json:"event_id"`
+	Reason      string         `json:"reason"`
+	NetCostUSD  *string        `json:"net_cost_usd"`
+	TokenDeltas map[string]Int `json:"token_deltas"`
 }
 
 // EntryPage is the most entries of one page.
 const EntryPage = 1000
 
+// EntryQuery says which entries are asked for.
+type EntryQuery struct {
+	TenantID   string
+	Descending bool // newest first
+	PageSize   int  // 0 is EntryPage
+}
+
 // Entries gives fn every entry of a tenant in order of number. An error of fn
 // ends it and is returned.
 func (c *Client) Entries(ctx context.Context, tenant string, fn func(*Entry) error) error {
+	return c.QueryEntries(ctx, EntryQuery{TenantID: tenant}, fn)
+}
+
+// QueryEntries gives fn every entry that the query asks for. An error of fn ends
+// it and is returned.
+func (c *Client) QueryEntries(ctx context.Context, q EntryQuery, fn func(*Entry) error) error {
+	size := q.PageSize
+	if size == 0 {
+		size = EntryPage
+	}
 	for token := ""; ; {
 		var page struct {
-			Entries []Entry `json:"entries"`
-			Next    string  `json:"next_page_token"`
+			Entries []json.RawMessage `json:"entries"`
+			Next    string            `json:"next_page_token"`
 		}
-		q := url.Values{"tenant_id": {tenant}, "page_size": {strconv.Itoa(EntryPage)}}
+		v := url.Values{"tenant_id": {q.TenantID}, "page_size": {strconv.Itoa(size)}}
+		if q.Descending {
+			v.Set("descending", "true")
+		}
 		if token != "" {
-			q.Set("page_token", token)
+			v.Set("page_token", token)
 		}
-		if err := c.get(ctx, "/v1/ledger/entries", q, &page); err != nil {
+		if err := c.get(ctx, "/v1/ledger/entries", v, &page); err != nil {
 			return err
 		}
-		for i := range page.Entries {
-			if err := fn(&page.Entries[i]); err != nil {
+		for _, raw := range page.Entries {
+			e := Entry{JSON: raw}
+			if err := json.Unmarshal(raw, &e); err != nil {
+				return fmt.Errorf("client: an entry cannot be read: %w", err)
+			}
+			if err := fn(&e); err != nil {
 				return err
 			}
 		}
@@ -177,11 +220,33 @@ type Verification struct {
 	HeadHash    string `json:"head_hash"`
 	FirstBadSeq Int    `json:"first_bad_seq"`
 	Reason      string `json:"reason"`
+	Detector    string `json:"detector"`
 	Message     string `json:"message"`
+	// CheckpointSize is the greatest checkpoint that the entries agree with.
+	CheckpointSize Int `json:"checkpoint_size"`
+	// Tree is the tree of the entries up to ToSeq: its perfect subtrees, from left
+	// to right, in hexadecimal.
+	Tree []string `json:"tree"`
+}
+
+// VerifyQuery says what is to be verified. Zero numbers are the first and the
+// last entry.
+type VerifyQuery struct {
+	TenantID string `json:"tenant_id"`
+	FromSeq  Int    `json:"from_seq"`
+	ToSeq    Int    `json:"to_seq"`
+	// Tree is the tree before FromSeq, as the answer for the entries before had it.
+	Tree []string `json:"tree,omitempty"`
 }
 
 // Verify has the server check a tenant's whole ledger.
 func (c *Client) Verify(ctx context.Context, tenant string) (*Verification, error) {
 	var v Verification
 	return &v, c.post(ctx, "/v1/ledger:verify", map[string]string{"tenant_id": tenant}, &v)
+}
+
+// VerifyRange has the server check a range.
+func (c *Client) VerifyRange(ctx context.Context, q VerifyQuery) (*Verification, error) {
+	var v Verification
+	return &v, c.post(ctx, "/v1/ledger:verify", q, &v)
 }

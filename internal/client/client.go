@@ -19,6 +19,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 )
 
 // Limits of what is read of an answer.
@@ -62,6 +65,70 @@ func (c *Client) post(ctx context.Context, path string, body, out any) error {
 	}
 	return c.do(ctx, http.MethodPost, path, b, out)
 }
+
+// Call makes a request of a method by its path, with the messages of api/proto:
+// a GET without a body, a POST with one.
+func (c *Client) Call(ctx context.Context, path string, body, answer proto.Message) error {
+	method, content := http.MethodGet, []byte(nil)
+	if body != nil {
+		b, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("client: %w", err)
+		}
+		method, content = http.MethodPost, b
+	}
+	var raw json.RawMessage
+	if err := c.do(ctx, method, path, content, &raw); err != nil {
+		return err
+	}
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw, answer); err != nil {
+		return fmt.Errorf("client: the answer of %s cannot be read: %w", path, err)
+	}
+	return nil
+}
+
+// stallTimeout ends a download of which nothing comes.
+const stallTimeout = 2 * time.Minute
+
+// ErrStalled says that a download stood still.
+var ErrStalled = errors.New("client: nothing came for two minutes")
+
+// Download copies the file at a path to the writer that begin returns for the
+// answer's header. An error means that what was written is not the whole file.
+func (c *Client) Download(ctx context.Context, path string, query url.Values, begin func(http.Header) io.Writer) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if len(query) > 0 {
+		path += "?" + query.Encode()
+	}
+	resp, err := c.send(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close() //nolint:errcheck // read to its end or given up
+	if resp.StatusCode != http.StatusOK {
+		return problemOf(resp)
+	}
+	w := begin(resp.Header)
+	watch := time.AfterFunc(stallTimeout, func() { cancel(ErrStalled) })
+	defer watch.Stop()
+	_, err = io.Copy(w, readerFunc(func(b []byte) (int, error) {
+		n, err := resp.Body.Read(b)
+		watch.Reset(stallTimeout)
+		return n, err
+	}))
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	if err != nil {
+		return &UnreachableError{Base: c.base, Err: fmt.Errorf("the download broke off: %w", err)}
+	}
+	return nil
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 func (c *Client) do(ctx context.Context, method, path string, body []byte, out any) error {
 	resp, err := c.send(ctx, method, path, body)

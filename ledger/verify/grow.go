@@ -20,12 +20,10 @@ type treePlan struct {
 // planTree says what to collect of the range from..to.
 func (o *Options) planTree(r *Report, from, to int64) (*treePlan, error) {
 	p := &treePlan{from: from, list: sortCheckpoints(o.Checkpoints)}
-	switch {
-	case len(p.list) == 0 && o.rootAt == 0:
-		p.planted = o.Tree
-		p.grow = newGrower(nil, from)
+	if len(p.list) == 0 && o.rootAt == 0 && !o.Tree {
 		return p, nil
-	case from > 1 && o.LeftEdge == nil:
+	}
+	if from > 1 && o.LeftEdge == nil {
 		r.Warnings = append(r.Warnings, "the range was not held against checkpoints: the tree before it is not known")
 		p.list = nil
 		return p, nil
@@ -62,10 +60,10 @@ func (c *checker) harvest() []segment {
 // conclude holds the checkpoints against the entries that were good, and says
 // how far they cover them.
 func (p *treePlan) conclude(ctx context.Context, r *Report, o *Options) error {
+	if p.planted && o.Tree {
+		r.Tree = p.grow.all.hashes()
+	}
 	if len(p.list) == 0 {
-		if p.planted && o.Tree {
-			r.Tree = p.grow.all.hashes()
-		}
 		return nil
 	}
 	for _, c := range p.list {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -25,6 +26,8 @@ func (r *Report) verify(ctx context.Context, src Source, o Options) error {
 	}
 	whole := o.To == 0 || o.To >= ends.Seq
 	r.src = src
+	published, publishedErr := o.Published.open(o.Tenant)
+	o.Checkpoints = slices.Concat(o.Checkpoints, published)
 	switch {
 	case !ends.HasHead && ends.LastSeq == 0 && len(o.Checkpoints) > 0:
 		return o.rolledBack(0)
@@ -48,7 +51,7 @@ func (r *Report) verify(ctx context.Context, src Source, o Options) error {
 	if err == nil && whole {
 		err = earliest(r.end(o, ends), o.rolledBack(ends.Seq))
 	}
-	return earliest(err, plan.conclude(ctx, r, &o))
+	return earliest(err, plan.conclude(ctx, r, &o), publishedErr)
 }
 
 // rolledBack says whether a checkpoint lies beyond the end.

@@ -143,28 +143,3 @@ func (f forest) hashes() [][HashSize]byte {
 	}
 	return list
 }
-
-// Joiner puts together the trees of consecutive ranges, as Report.Tree has
-// them, into the root of the whole.
-type Joiner struct {
-	all  forest
-	size int64
-}
-
-// Add appends the range from..to. Its hashes must be as many as there can be of
-// such a range, and follow what was added before.
-func (j *Joiner) Add(from, to int64, hashes [][HashSize]byte) error {
-	f := spans(from-1, to)
-	if from != j.size+1 || to < from || len(f) != len(hashes) {
-		return fmt.Errorf("entries %d to %d with %d hashes do not follow entry %d", from, to, len(hashes), j.size)
-	}
-	for i, s := range f {
-		s.hash = hashes[i]
-		j.all.add(s)
-	}
-	j.size = to
-	return nil
-}
-
-// Root is the root of all that was added, and how many entries these are.
-func (j *Joiner) Root() (size int64, root [HashSize]byte) { return j.size, j.all.root() }

@@ -63,6 +63,8 @@ const (
 	Root Reason = "root differs"
 	// Signature: a checkpoint is not signed by the key that it should be.
 	Signature Reason = "checkpoint signature"
+	// MissingCheckpoint: a published checkpoint is gone from where it stood.
+	MissingCheckpoint Reason = "checkpoint missing"
 	// Consistency: two signed checkpoints are not of one growing tree.
 	Consistency Reason = "consistency"
 	// Manifest: the package is not what its manifest says.
@@ -85,7 +87,7 @@ const (
 	ByFormat     Detector = "format"     // canonical form, versions
 	ByHead       Detector = "head"       // the head and the end of the entries
 	ByRoot       Detector = "root"       // the tree's root and a checkpoint
-	BySignature  Detector = "signature"  // signatures and cosignatures
+	BySignature  Detector = "signature"  // checkpoints as they are published: signatures, completeness
 	ByProof      Detector = "proof"      // consistency of checkpoints
 	ByManifest   Detector = "manifest"   // what the package says of itself
 	ByArchive    Detector = "archive"    // the form of the ZIP file
@@ -97,7 +99,7 @@ const (
 var detectors = map[Reason]Detector{
 	Gap: ByNumber, Duplicate: ByNumber, PreviousHash: ByChain, Hash: ByChain, MAC: ByMAC, Projection: ByProjection,
 	UnknownVersion: ByFormat, MissingAnchor: ByHead, Truncated: ByHead, Root: ByRoot, Signature: BySignature,
-	Consistency: ByProof, Manifest: ByManifest, Archive: ByArchive, AuditTrail: ByAudit,
+	Consistency: ByProof, MissingCheckpoint: BySignature, Manifest: ByManifest, Archive: ByArchive, AuditTrail: ByAudit,
 }
 
 // HashSize is the size of hashes and MACs.
@@ -157,6 +159,8 @@ type Options struct {
 	// Checkpoints are what the entries must agree with, signatures checked
 	// (OpenCheckpoint). Those beyond a range that was asked for say nothing of it.
 	Checkpoints []Checkpoint
+	// Published are the ledger's own checkpoints, with signatures yet to be checked.
+	Published *Published
 	// LeftEdge is, for a range that does not begin at 1, the hashes of the tree
 	// before it: the perfect subtrees of its leaves, from left to right. Without
 	// it such a range is not held against checkpoints.
@@ -178,6 +182,12 @@ type Options struct {
 	rootAt int64
 }
 
+// OfAudit is the options for the tenant's audit log in place of its ledger.
+func (o Options) OfAudit() Options {
+	o.log = auditForm
+	return o
+}
+
 func (o *Options) form() *logForm {
 	if o.log == nil {
 		return ledgerForm
@@ -196,8 +206,8 @@ type Report struct {
 	MACsChecked bool
 	// Sums is what the good entries add up to.
 	Sums Sums
-	// Tree is the tree of the range, when asked for and when no checkpoints are
-	// given: its perfect subtrees, from left to right (see Joiner).
+	// Tree is the tree of the entries 1 to To, when asked for: its perfect subtrees,
+	// from left to right. It is the LeftEdge of what follows.
 	Tree [][HashSize]byte
 	// Covered is the size of the greatest checkpoint that the entries agree with.
 	Covered int64

@@ -287,7 +287,7 @@ func TestInvalidVectors(t *testing.T) {
 var formNames = map[string]form{
 	"text": formText, "uint": formUint, "uint31": formUint31, "flag": formFlag, "time": formTime, "int64": formInt, "hash": formHash,
 	"bytes32": form32, "bytes16": form16, "tokens": formTokens, "tags": formTags, "reasons": formReasons,
-	"bytes": formBytes,
+	"bytes": formBytes, "delta": formDelta, "token_deltas": formTokenDeltas,
 }
 
 // The table in the document is the table in the code, and its lower part is the

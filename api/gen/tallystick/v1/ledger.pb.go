@@ -342,11 +342,13 @@ type Entry struct {
 	RejectReason  string            `protobuf:"bytes,16,opt,name=reject_reason,json=rejectReason,proto3" json:"reject_reason,omitempty"`
 	KafkaPosition string            `protobuf:"bytes,17,opt,name=kafka_position,json=kafkaPosition,proto3" json:"kafka_position,omitempty"`
 	// Base64 of the canonical bytes; the rest in hexadecimal.
-	Canonical     []byte `protobuf:"bytes,20,opt,name=canonical,proto3" json:"canonical,omitempty"`
-	LeafHash      string `protobuf:"bytes,21,opt,name=leaf_hash,json=leafHash,proto3" json:"leaf_hash,omitempty"`
-	ChainHash     string `protobuf:"bytes,22,opt,name=chain_hash,json=chainHash,proto3" json:"chain_hash,omitempty"`
-	Mac           string `protobuf:"bytes,23,opt,name=mac,proto3" json:"mac,omitempty"`
-	KeyEpoch      int64  `protobuf:"varint,24,opt,name=key_epoch,json=keyEpoch,proto3" json:"key_epoch,omitempty"`
+	Canonical []byte `protobuf:"bytes,20,opt,name=canonical,proto3" json:"canonical,omitempty"`
+	LeafHash  string `protobuf:"bytes,21,opt,name=leaf_hash,json=leafHash,proto3" json:"leaf_hash,omitempty"`
+	ChainHash string `protobuf:"bytes,22,opt,name=chain_hash,json=chainHash,proto3" json:"chain_hash,omitempty"`
+	Mac       string `protobuf:"bytes,23,opt,name=mac,proto3" json:"mac,omitempty"`
+	KeyEpoch  int64  `protobuf:"varint,24,opt,name=key_epoch,json=keyEpoch,proto3" json:"key_epoch,omitempty"`
+	// Of a correction; its cost_usd is what it adds to the original's.
+	Correction    *Correction `protobuf:"bytes,30,opt,name=correction,proto3,oneof" json:"correction,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -535,19 +537,111 @@ func (x *Entry) GetKeyEpoch() int64 {
 	return 0
 }
 
+func (x *Entry) GetCorrection() *Correction {
+	if x != nil {
+		return x.Correction
+	}
+	return nil
+}
+
+// Correction says which entry is netted, and what that comes to from here on.
+type Correction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The original, a usage entry, and its event id.
+	Seq     int64  `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	EventId string `protobuf:"bytes,2,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	// rerate: priced anew. Else what the producer gave as the reason.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Null: unpriced from here on.
+	NetCostUsd *string `protobuf:"bytes,4,opt,name=net_cost_usd,json=netCostUsd,proto3,oneof" json:"net_cost_usd,omitempty"`
+	// What it adds to the original's tokens; the entry's own are what they are from
+	// here on.
+	TokenDeltas   map[string]int64 `protobuf:"bytes,5,rep,name=token_deltas,json=tokenDeltas,proto3" json:"token_deltas,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Correction) Reset() {
+	*x = Correction{}
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Correction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Correction) ProtoMessage() {}
+
+func (x *Correction) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Correction.ProtoReflect.Descriptor instead.
+func (*Correction) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Correction) GetSeq() int64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Correction) GetEventId() string {
+	if x != nil {
+		return x.EventId
+	}
+	return ""
+}
+
+func (x *Correction) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Correction) GetNetCostUsd() string {
+	if x != nil && x.NetCostUsd != nil {
+		return *x.NetCostUsd
+	}
+	return ""
+}
+
+func (x *Correction) GetTokenDeltas() map[string]int64 {
+	if x != nil {
+		return x.TokenDeltas
+	}
+	return nil
+}
+
 type VerifyLedgerRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	TenantId string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// 0 is the first and the last entry.
-	FromSeq       int64 `protobuf:"varint,2,opt,name=from_seq,json=fromSeq,proto3" json:"from_seq,omitempty"`
-	ToSeq         int64 `protobuf:"varint,3,opt,name=to_seq,json=toSeq,proto3" json:"to_seq,omitempty"`
+	FromSeq int64 `protobuf:"varint,2,opt,name=from_seq,json=fromSeq,proto3" json:"from_seq,omitempty"`
+	ToSeq   int64 `protobuf:"varint,3,opt,name=to_seq,json=toSeq,proto3" json:"to_seq,omitempty"`
+	// The tree of the entries before from_seq, as the answer for those had it: then
+	// the range is held against the checkpoints in it.
+	Tree          []string `protobuf:"bytes,4,rep,name=tree,proto3" json:"tree,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VerifyLedgerRequest) Reset() {
 	*x = VerifyLedgerRequest{}
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[6]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +653,7 @@ func (x *VerifyLedgerRequest) String() string {
 func (*VerifyLedgerRequest) ProtoMessage() {}
 
 func (x *VerifyLedgerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[6]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +666,7 @@ func (x *VerifyLedgerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyLedgerRequest.ProtoReflect.Descriptor instead.
 func (*VerifyLedgerRequest) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{6}
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *VerifyLedgerRequest) GetTenantId() string {
@@ -596,6 +690,13 @@ func (x *VerifyLedgerRequest) GetToSeq() int64 {
 	return 0
 }
 
+func (x *VerifyLedgerRequest) GetTree() []string {
+	if x != nil {
+		return x.Tree
+	}
+	return nil
+}
+
 type VerifyLedgerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// intact, broken or unknown.
@@ -605,16 +706,23 @@ type VerifyLedgerResponse struct {
 	ToSeq    int64  `protobuf:"varint,4,opt,name=to_seq,json=toSeq,proto3" json:"to_seq,omitempty"`
 	HeadHash string `protobuf:"bytes,5,opt,name=head_hash,json=headHash,proto3" json:"head_hash,omitempty"`
 	// The first bad entry and why, when broken.
-	FirstBadSeq   int64  `protobuf:"varint,6,opt,name=first_bad_seq,json=firstBadSeq,proto3" json:"first_bad_seq,omitempty"`
-	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
-	Message       string `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
+	FirstBadSeq int64  `protobuf:"varint,6,opt,name=first_bad_seq,json=firstBadSeq,proto3" json:"first_bad_seq,omitempty"`
+	Reason      string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message     string `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
+	// Which check found it.
+	Detector string `protobuf:"bytes,9,opt,name=detector,proto3" json:"detector,omitempty"`
+	// The greatest signed checkpoint that the entries agree with.
+	CheckpointSize int64 `protobuf:"varint,10,opt,name=checkpoint_size,json=checkpointSize,proto3" json:"checkpoint_size,omitempty"`
+	// The tree (RFC 6962) of the entries up to to_seq: its perfect subtrees from
+	// left to right, in hexadecimal. Empty when that before from_seq is not known.
+	Tree          []string `protobuf:"bytes,11,rep,name=tree,proto3" json:"tree,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VerifyLedgerResponse) Reset() {
 	*x = VerifyLedgerResponse{}
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[7]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +734,7 @@ func (x *VerifyLedgerResponse) String() string {
 func (*VerifyLedgerResponse) ProtoMessage() {}
 
 func (x *VerifyLedgerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[7]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +747,7 @@ func (x *VerifyLedgerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyLedgerResponse.ProtoReflect.Descriptor instead.
 func (*VerifyLedgerResponse) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{7}
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *VerifyLedgerResponse) GetVerdict() string {
@@ -698,6 +806,27 @@ func (x *VerifyLedgerResponse) GetMessage() string {
 	return ""
 }
 
+func (x *VerifyLedgerResponse) GetDetector() string {
+	if x != nil {
+		return x.Detector
+	}
+	return ""
+}
+
+func (x *VerifyLedgerResponse) GetCheckpointSize() int64 {
+	if x != nil {
+		return x.CheckpointSize
+	}
+	return 0
+}
+
+func (x *VerifyLedgerResponse) GetTree() []string {
+	if x != nil {
+		return x.Tree
+	}
+	return nil
+}
+
 var File_tallystick_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_tallystick_v1_ledger_proto_rawDesc = "" +
@@ -726,7 +855,7 @@ const file_tallystick_v1_ledger_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"@\n" +
 	"\x0fGetEntryRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x03R\x03seq\"\x8e\a\n" +
+	"\x03seq\x18\x02 \x01(\x03R\x03seq\"\xdd\a\n" +
 	"\x05Entry\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x03R\x03seq\x12\x12\n" +
@@ -754,18 +883,35 @@ const file_tallystick_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"chain_hash\x18\x16 \x01(\tR\tchainHash\x12\x10\n" +
 	"\x03mac\x18\x17 \x01(\tR\x03mac\x12\x1b\n" +
-	"\tkey_epoch\x18\x18 \x01(\x03R\bkeyEpoch\x1a9\n" +
+	"\tkey_epoch\x18\x18 \x01(\x03R\bkeyEpoch\x12>\n" +
+	"\n" +
+	"correction\x18\x1e \x01(\v2\x19.tallystick.v1.CorrectionH\x01R\n" +
+	"correction\x88\x01\x01\x1a9\n" +
 	"\vTokensEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a>\n" +
 	"\x10AttributionEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
-	"\t_cost_usd\"d\n" +
+	"\t_cost_usdB\r\n" +
+	"\v_correction\"\x98\x02\n" +
+	"\n" +
+	"Correction\x12\x10\n" +
+	"\x03seq\x18\x01 \x01(\x03R\x03seq\x12\x19\n" +
+	"\bevent_id\x18\x02 \x01(\tR\aeventId\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12%\n" +
+	"\fnet_cost_usd\x18\x04 \x01(\tH\x00R\n" +
+	"netCostUsd\x88\x01\x01\x12M\n" +
+	"\ftoken_deltas\x18\x05 \x03(\v2*.tallystick.v1.Correction.TokenDeltasEntryR\vtokenDeltas\x1a>\n" +
+	"\x10TokenDeltasEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01B\x0f\n" +
+	"\r_net_cost_usd\"x\n" +
 	"\x13VerifyLedgerRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x19\n" +
 	"\bfrom_seq\x18\x02 \x01(\x03R\afromSeq\x12\x15\n" +
-	"\x06to_seq\x18\x03 \x01(\x03R\x05toSeq\"\xef\x01\n" +
+	"\x06to_seq\x18\x03 \x01(\x03R\x05toSeq\x12\x12\n" +
+	"\x04tree\x18\x04 \x03(\tR\x04tree\"\xc8\x02\n" +
 	"\x14VerifyLedgerResponse\x12\x18\n" +
 	"\averdict\x18\x01 \x01(\tR\averdict\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\x03R\aentries\x12\x19\n" +
@@ -774,7 +920,11 @@ const file_tallystick_v1_ledger_proto_rawDesc = "" +
 	"\thead_hash\x18\x05 \x01(\tR\bheadHash\x12\"\n" +
 	"\rfirst_bad_seq\x18\x06 \x01(\x03R\vfirstBadSeq\x12\x16\n" +
 	"\x06reason\x18\a \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\b \x01(\tR\amessage2\xb4\x03\n" +
+	"\amessage\x18\b \x01(\tR\amessage\x12\x1a\n" +
+	"\bdetector\x18\t \x01(\tR\bdetector\x12'\n" +
+	"\x0fcheckpoint_size\x18\n" +
+	" \x01(\x03R\x0echeckpointSize\x12\x12\n" +
+	"\x04tree\x18\v \x03(\tR\x04tree2\xb4\x03\n" +
 	"\rLedgerService\x12V\n" +
 	"\aGetHead\x12\x1d.tallystick.v1.GetHeadRequest\x1a\x13.tallystick.v1.Head\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/ledger/head\x12p\n" +
 	"\vListEntries\x12!.tallystick.v1.ListEntriesRequest\x1a\".tallystick.v1.ListEntriesResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/ledger/entries\x12b\n" +
@@ -793,7 +943,7 @@ func file_tallystick_v1_ledger_proto_rawDescGZIP() []byte {
 	return file_tallystick_v1_ledger_proto_rawDescData
 }
 
-var file_tallystick_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_tallystick_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_tallystick_v1_ledger_proto_goTypes = []any{
 	(*GetHeadRequest)(nil),        // 0: tallystick.v1.GetHeadRequest
 	(*Head)(nil),                  // 1: tallystick.v1.Head
@@ -801,32 +951,36 @@ var file_tallystick_v1_ledger_proto_goTypes = []any{
 	(*ListEntriesResponse)(nil),   // 3: tallystick.v1.ListEntriesResponse
 	(*GetEntryRequest)(nil),       // 4: tallystick.v1.GetEntryRequest
 	(*Entry)(nil),                 // 5: tallystick.v1.Entry
-	(*VerifyLedgerRequest)(nil),   // 6: tallystick.v1.VerifyLedgerRequest
-	(*VerifyLedgerResponse)(nil),  // 7: tallystick.v1.VerifyLedgerResponse
-	nil,                           // 8: tallystick.v1.Entry.TokensEntry
-	nil,                           // 9: tallystick.v1.Entry.AttributionEntry
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(*Correction)(nil),            // 6: tallystick.v1.Correction
+	(*VerifyLedgerRequest)(nil),   // 7: tallystick.v1.VerifyLedgerRequest
+	(*VerifyLedgerResponse)(nil),  // 8: tallystick.v1.VerifyLedgerResponse
+	nil,                           // 9: tallystick.v1.Entry.TokensEntry
+	nil,                           // 10: tallystick.v1.Entry.AttributionEntry
+	nil,                           // 11: tallystick.v1.Correction.TokenDeltasEntry
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_tallystick_v1_ledger_proto_depIdxs = []int32{
-	10, // 0: tallystick.v1.Head.received_at:type_name -> google.protobuf.Timestamp
+	12, // 0: tallystick.v1.Head.received_at:type_name -> google.protobuf.Timestamp
 	5,  // 1: tallystick.v1.ListEntriesResponse.entries:type_name -> tallystick.v1.Entry
-	10, // 2: tallystick.v1.Entry.occurred_at:type_name -> google.protobuf.Timestamp
-	10, // 3: tallystick.v1.Entry.received_at:type_name -> google.protobuf.Timestamp
-	8,  // 4: tallystick.v1.Entry.tokens:type_name -> tallystick.v1.Entry.TokensEntry
-	9,  // 5: tallystick.v1.Entry.attribution:type_name -> tallystick.v1.Entry.AttributionEntry
-	0,  // 6: tallystick.v1.LedgerService.GetHead:input_type -> tallystick.v1.GetHeadRequest
-	2,  // 7: tallystick.v1.LedgerService.ListEntries:input_type -> tallystick.v1.ListEntriesRequest
-	4,  // 8: tallystick.v1.LedgerService.GetEntry:input_type -> tallystick.v1.GetEntryRequest
-	6,  // 9: tallystick.v1.LedgerService.VerifyLedger:input_type -> tallystick.v1.VerifyLedgerRequest
-	1,  // 10: tallystick.v1.LedgerService.GetHead:output_type -> tallystick.v1.Head
-	3,  // 11: tallystick.v1.LedgerService.ListEntries:output_type -> tallystick.v1.ListEntriesResponse
-	5,  // 12: tallystick.v1.LedgerService.GetEntry:output_type -> tallystick.v1.Entry
-	7,  // 13: tallystick.v1.LedgerService.VerifyLedger:output_type -> tallystick.v1.VerifyLedgerResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	12, // 2: tallystick.v1.Entry.occurred_at:type_name -> google.protobuf.Timestamp
+	12, // 3: tallystick.v1.Entry.received_at:type_name -> google.protobuf.Timestamp
+	9,  // 4: tallystick.v1.Entry.tokens:type_name -> tallystick.v1.Entry.TokensEntry
+	10, // 5: tallystick.v1.Entry.attribution:type_name -> tallystick.v1.Entry.AttributionEntry
+	6,  // 6: tallystick.v1.Entry.correction:type_name -> tallystick.v1.Correction
+	11, // 7: tallystick.v1.Correction.token_deltas:type_name -> tallystick.v1.Correction.TokenDeltasEntry
+	0,  // 8: tallystick.v1.LedgerService.GetHead:input_type -> tallystick.v1.GetHeadRequest
+	2,  // 9: tallystick.v1.LedgerService.ListEntries:input_type -> tallystick.v1.ListEntriesRequest
+	4,  // 10: tallystick.v1.LedgerService.GetEntry:input_type -> tallystick.v1.GetEntryRequest
+	7,  // 11: tallystick.v1.LedgerService.VerifyLedger:input_type -> tallystick.v1.VerifyLedgerRequest
+	1,  // 12: tallystick.v1.LedgerService.GetHead:output_type -> tallystick.v1.Head
+	3,  // 13: tallystick.v1.LedgerService.ListEntries:output_type -> tallystick.v1.ListEntriesResponse
+	5,  // 14: tallystick.v1.LedgerService.GetEntry:output_type -> tallystick.v1.Entry
+	8,  // 15: tallystick.v1.LedgerService.VerifyLedger:output_type -> tallystick.v1.VerifyLedgerResponse
+	12, // [12:16] is the sub-list for method output_type
+	8,  // [8:12] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_tallystick_v1_ledger_proto_init() }
@@ -835,13 +989,14 @@ func file_tallystick_v1_ledger_proto_init() {
 		return
 	}
 	file_tallystick_v1_ledger_proto_msgTypes[5].OneofWrappers = []any{}
+	file_tallystick_v1_ledger_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tallystick_v1_ledger_proto_rawDesc), len(file_tallystick_v1_ledger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
