@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -140,8 +141,10 @@ func (s *Checkpoints) Publish(ctx context.Context, log string, id tenant.ID, aft
 		if newest != after {
 			return checkpoint.ErrMoved
 		}
-		if err := addTiles(ctx, tx, log, id, tiles); err != nil {
-			return err
+		for part := range slices.Chunk(tiles, tilesPerStatement) {
+			if err := addTiles(ctx, tx, log, id, part); err != nil {
+				return err
+			}
 		}
 		_, err := tx.Exec(ctx, `
 			insert into ledger.checkpoint (tenant_id, log, size, root, chain, note) values ($1, $2, $3, $4, $5, $6)`,
@@ -151,10 +154,10 @@ func (s *Checkpoints) Publish(ctx context.Context, log string, id tenant.ID, aft
 	return checkpointError("publish a checkpoint", err)
 }
 
+// tilesPerStatement bounds the memory of one statement to half a megabyte.
+const tilesPerStatement = 64
+
 func addTiles(ctx context.Context, tx postgres.Tx, log string, id tenant.ID, tiles []checkpoint.Tile) error {
-	if len(tiles) == 0 {
-		return nil
-	}
 	levels, indexes := make([]int16, len(tiles)), make([]int64, len(tiles))
 	roots, hashes := make([][]byte, len(tiles)), make([][]byte, len(tiles))
 	for i := range tiles {
