@@ -6,8 +6,12 @@ import (
 	"github.com/tallystick/tallystick/analytics/report"
 )
 
-// Tables are the tables that tenants' statements may name.
-var Tables = tables
+// Tables are the tables that tenants' statements may name, TablesOf those that
+// one names.
+var (
+	Tables   = tables
+	TablesOf = tablesOf
+)
 
 // TenantCondition is how statements force their tenant.
 const TenantCondition = tenantCondition

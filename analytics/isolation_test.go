@@ -94,7 +94,7 @@ func TestIsolation(t *testing.T) {
 		}
 		parameterOnly := ch.Context(t.Context(), ch.WithParameters(params))
 		withoutCondition := strings.ReplaceAll(s.SQL, analytics.TenantCondition, "{tenant:String} != ''")
-		scope := clickhouse.Scope{Tenant: mine, Tables: analytics.Tables}
+		scope := clickhouse.Scope{Tenant: mine, Tables: analytics.TablesOf(s.SQL)}
 		want := ask(t, t.Context(), alone, scope, s.SQL, s.Params)
 		if strings.Trim(strings.Join(want, ""), "0|") == "" {
 			t.Errorf("%s: the rightful tenant sees nothing", s.Name)

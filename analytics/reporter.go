@@ -285,7 +285,7 @@ func (r *Reporter) extent(ctx context.Context, id tenant.ID) (first, last time.T
 
 // read runs one statement of the registry for the tenant.
 func (r *Reporter) read(ctx context.Context, id tenant.ID, sql string, params map[string]string, scan func(driver.Rows) error) error {
-	rows, err := r.db.QueryTenant(ctx, clickhouse.Scope{Tenant: id, Tables: tables}, sql, params)
+	rows, err := r.db.QueryTenant(ctx, clickhouse.Scope{Tenant: id, Tables: tablesOf(sql)}, sql, params)
 	if err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
