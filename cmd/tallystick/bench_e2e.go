@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tallystick/tallystick/internal/client"
@@ -230,11 +229,10 @@ func (e *e2e) check(ctx context.Context, res *load.Result) error {
 	return nil
 }
 
-// probes is how many events are followed at once.
-const probes = 4
-
 // latency measures how long an event takes from being sent to being seen in a
-// report, while a load runs at the given rate.
+// report, while a load runs at the given rate. Events of one tenant are sent one
+// after the other, so that a single report says which of them are in: many
+// that ask at once would be the load that is measured.
 func (e *e2e) latency(ctx context.Context, rate float64) error {
 	length := e2eLatency
 	if e.r.short {
@@ -242,79 +240,126 @@ func (e *e2e) latency(ctx context.Context, rate float64) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, length+e2eDrain)
 	defer cancel()
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var seen []float64
-	var failed atomic.Pointer[error]
-	begun := time.Now()
-	for i := range probes {
-		wg.Go(func() {
-			for n := 1; time.Since(begun) < length; n++ {
-				took, err := e.probe(ctx, fmt.Sprintf("probe-%d", i), n)
-				if err != nil {
-					failed.CompareAndSwap(nil, &err)
-					return
-				}
-				if n == 1 {
-					continue // it also made the tenant
-				}
-				mu.Lock()
-				seen = append(seen, float64(took.Microseconds())/1000)
-				mu.Unlock()
-			}
-		})
+	if err := e.sendProbe(ctx, true); err != nil { // it makes the tenant
+		return err
 	}
+	p := &probes{}
+	var wg sync.WaitGroup
+	var sendErr, seeErr error
+	sending, stop := context.WithCancel(ctx)
+	wg.Go(func() { sendErr = p.send(sending, func() error { return e.sendProbe(ctx, false) }) })
+	wg.Go(func() { seeErr = p.watch(ctx, e.reported) })
 	o := e.options("half")
 	o.Live, o.Rate, o.Base = true, rate, time.Now()
 	_, err := e.send(ctx, o, length)
+	stop()
 	wg.Wait()
-	if p := failed.Load(); p != nil {
-		err = errors.Join(err, *p)
-	}
-	if err != nil {
+	if err := errors.Join(err, sendErr, seeErr); err != nil {
 		return err
 	}
+	seen := slices.Sorted(slices.Values(p.took))
 	if len(seen) == 0 {
-		return fmt.Errorf("no probe was seen twice within %s", length)
+		return errors.New("no probe was sent")
 	}
-	slices.Sort(seen)
 	q := func(p float64) float64 { return seen[min(len(seen)-1, int(p*float64(len(seen))))] }
-	e.r.printf("  at %.0f events/s, sent -> seen in a report (polled every %s): p50 %.0f ms, p99 %.0f ms, max %.0f ms of %d probes",
+	e.r.printf("  at %.0f events/s, sent -> seen in a report (asked every %s): p50 %.0f ms, p99 %.0f ms, max %.0f ms of %d probes",
 		rate, probePoll, q(0.5), q(0.99), seen[len(seen)-1], len(seen))
 	e.r.set("p99_visible_ms", "%.0f", q(0.99))
 	return nil
 }
 
-// probePoll is how often a probe looks; it is part of what it measures.
-const probePoll = 100 * time.Millisecond
+// Of the probes: how long after one the next is sent, and how long after a
+// report the next is asked for; the latter is part of what they measure.
+const (
+	probeEvery = 70 * time.Millisecond
+	probePoll  = 50 * time.Millisecond
+	probeID    = "probe"
+)
 
-// probe sends one event of a tenant of its own and waits for its n-th request in
-// the report.
-func (e *e2e) probe(ctx context.Context, id string, n int) (time.Duration, error) {
-	start := time.Now()
-	res, err := load.Run(ctx, load.Options{
-		URL: e.server.url(), Token: e.token, Tenants: 1, TenantPrefix: id, Events: 1, Seed: uint64(start.UnixNano()), History: time.Minute,
-		Connections: 1, SkipTenants: n > 1,
-	})
-	if err != nil || res.Acked != 1 {
-		return 0, fmt.Errorf("probe: %w", err)
-	}
-	q := client.Query{TenantID: load.TenantIDs(id, 1)[0], Window: client.Window{Name: "24h"}}
+// probes are events of one tenant on their way.
+type probes struct {
+	mu   sync.Mutex  // protects all below
+	sent []time.Time // when each began, in order of the tenant's chain
+	took []float64   // milliseconds until each was seen
+	done bool        // no more are sent
+}
+
+// send sends a probe every while until ctx ends.
+func (p *probes) send(ctx context.Context, one func() error) error {
+	defer func() {
+		p.mu.Lock()
+		p.done = true
+		p.mu.Unlock()
+	}()
 	for {
-		s, err := e.api.Summary(ctx, q)
-		// Until its first entry the ledger does not know the tenant.
-		if err != nil && client.StatusOf(err) != http.StatusNotFound {
-			return 0, fmt.Errorf("probe: %w", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(probeEvery):
 		}
-		if err == nil && int(s.Totals.Requests) >= n {
-			return time.Since(start), nil
+		p.mu.Lock()
+		p.sent = append(p.sent, time.Now())
+		p.mu.Unlock()
+		if err := one(); err != nil {
+			return err
+		}
+	}
+}
+
+// watch asks how many events are reported until all that were sent are.
+func (p *probes) watch(ctx context.Context, reported func(context.Context) (int, error)) error {
+	for {
+		n, err := reported(ctx)
+		if err != nil {
+			return err
+		}
+		if p.saw(n-1, time.Now()) { // the first event made the tenant
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return 0, fmt.Errorf("probe: %w", ctx.Err())
+			return fmt.Errorf("probes: %w", ctx.Err())
 		case <-time.After(probePoll):
 		}
 	}
+}
+
+// saw notes that the first n probes were in a report, and whether all are.
+func (p *probes) saw(n int, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := len(p.took); i < min(n, len(p.sent)); i++ {
+		p.took = append(p.took, float64(now.Sub(p.sent[i]).Microseconds())/1000)
+	}
+	return p.done && len(p.took) == len(p.sent)
+}
+
+// sendProbe sends one event of the probes' tenant, which the first makes.
+func (e *e2e) sendProbe(ctx context.Context, first bool) error {
+	res, err := load.Run(ctx, load.Options{
+		URL: e.server.url(), Token: e.token, Tenants: 1, TenantPrefix: probeID, Events: 1, Seed: uint64(time.Now().UnixNano()),
+		History: time.Minute, Connections: 1, SkipTenants: !first,
+	})
+	if err == nil && res.Acked != 1 {
+		err = errors.New("not acknowledged")
+	}
+	if err != nil {
+		return fmt.Errorf("probe: %w", err)
+	}
+	return nil
+}
+
+// reported is how many events of the probes' tenant a report shows.
+func (e *e2e) reported(ctx context.Context) (int, error) {
+	s, err := e.api.Summary(ctx, client.Query{TenantID: load.TenantIDs(probeID, 1)[0], Window: client.Window{Name: "24h"}})
+	// Until its first entry the ledger does not know the tenant.
+	if err != nil && client.StatusOf(err) != http.StatusNotFound {
+		return 0, fmt.Errorf("probe: %w", err)
+	}
+	if err != nil {
+		return 0, nil
+	}
+	return int(s.Totals.Requests), nil
 }
 
 // process is one of the server's processes.
