@@ -115,6 +115,9 @@ func (s *Server) call(ctx context.Context, method string, req any, handler grpc.
 		s.denied(ctx, method, req, err)
 		return nil, err
 	}
+	if err := checkText(req); err != nil {
+		return nil, err
+	}
 	ctx = context.WithValue(ctx, permittedKey, p)
 	if err := s.serving(ctx, method, req); err != nil {
 		return nil, err
