@@ -24,6 +24,9 @@ import (
 // a tenant and its MAC key once Create has returned.
 const helperEnv = "TALLYSTICK_KEYRING_HELPER"
 
+// churnForEver is a count that makes the helper churn.
+const churnForEver = -1
+
 func TestMain(m *testing.M) {
 	if spec := os.Getenv(helperEnv); spec != "" {
 		os.Exit(helper(spec))
@@ -36,6 +39,10 @@ func helper(spec string) int {
 	var first, count int
 	if _, err := fmt.Sscan(spec, &dir, &first, &count); err != nil {
 		return 2
+	}
+	if count == churnForEver {
+		fmt.Fprintln(os.Stderr, churn(dir, first))
+		return 1
 	}
 	r, err := keyring.Open(dir, nil)
 	for i := first; err == nil && i < first+count; i++ {

@@ -80,6 +80,11 @@ func XAESSeal(key [KeyBytes]byte, nonce, text, aad []byte) ([]byte, error) {
 	return aead.Seal(nil, nonce[xaesPrefixBytes:], text, aad), nil
 }
 
+// DestroyedRecord is the record that a destruction appends.
+func DestroyedRecord(id tenant.ID) []byte {
+	return appendRecords(nil, []item{{form: itemDestroyed, code: byte(kindSealing), number: 1, at: 7, tenant: id}})
+}
+
 // WrappedSealingRoot is what the file holds of a tenant's sealing root.
 func WrappedSealingRoot(r *Ring, id tenant.ID) []byte {
 	t, _ := r.find(id)

@@ -106,22 +106,33 @@ func (r *Ring) secret(k *root) ([KeyBytes]byte, error) {
 	if s := k.secret.Load(); s != nil {
 		return *s, nil
 	}
-	k.mu.Lock() // one question at a time; those who wait share its answer
-	defer k.mu.Unlock()
-	if s := k.secret.Load(); s != nil {
-		return *s, nil
-	}
-	if k.failed != nil && r.now().Before(k.again) {
+	k.mu.Lock()
+	switch {
+	case k.asking != nil: // those who wait share the answer
+		a := k.asking
+		k.mu.Unlock()
+		<-a.done
+		return a.secret, a.err
+	case k.failed != nil && r.now().Before(k.again):
+		defer k.mu.Unlock()
 		return [KeyBytes]byte{}, k.failed
 	}
+	a := &answer{done: make(chan struct{})}
+	k.asking = a
+	k.mu.Unlock()
+
 	s, err := r.unwrap(k)
 	if err != nil {
-		k.failed, k.again = fmt.Errorf("keyring: unwrap the %s root of tenant %q: %w", k.kind, k.tenant, err), r.now().Add(r.pause)
-		return [KeyBytes]byte{}, k.failed
+		a.err = fmt.Errorf("keyring: unwrap the %s root of tenant %q: %w", k.kind, k.tenant, err)
+	} else {
+		a.secret = *s
+		k.secret.Store(s)
 	}
-	k.failed = nil
-	k.secret.Store(s)
-	return *s, nil
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.asking, k.failed, k.again = nil, a.err, r.now().Add(r.pause)
+	close(a.done)
+	return a.secret, a.err
 }
 
 func (r *Ring) unwrap(k *root) (*[KeyBytes]byte, error) {

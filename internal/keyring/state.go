@@ -68,9 +68,17 @@ type root struct {
 
 	secret atomic.Pointer[[KeyBytes]byte] // nil until it was first needed
 
-	mu     sync.Mutex // protects what follows, and is held while the service is asked
+	mu     sync.Mutex // protects what follows
+	asking *answer    // the question that is under way
 	failed error
 	again  time.Time // when the service may be asked again
+}
+
+// answer is what a key service says, once done is closed.
+type answer struct {
+	done   chan struct{}
+	secret [KeyBytes]byte
+	err    error
 }
 
 // tenantKeys is all that a ring holds of one tenant.
