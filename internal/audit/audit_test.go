@@ -275,3 +275,40 @@ func TestTokensAreNotKept(t *testing.T) {
 		t.Errorf("Decode = %+v, %v", got, err)
 	}
 }
+
+// Stepping over tenants' isolation leaves a row, in the tenant's chain or in
+// that of the installation, and does not happen without.
+func TestBypassIsAudited(t *testing.T) {
+	f := newFixture(t)
+	appender := audit.BypassAppender{Keys: f.ring, Actor: "a test"}
+	b, err := postgres.OpenBypass(t.Context(), f.pg.DSNs[postgres.RoleBypass], f.pg.Signer, appender)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	ran := 0
+	count := func(postgres.Tx) error { ran++; return nil }
+	for _, id := range []tenant.ID{"acme", ""} {
+		if err := b.RunAsBypass(t.Context(), id, "counting for a test", count); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range []tenant.ID{"acme", audit.Installation} {
+		rows, err := f.log.Rows(t.Context(), id, 1, 10, false)
+		if err != nil || len(rows) != 1 {
+			t.Fatalf("rows of %s: %+v, %v", id, rows, err)
+		}
+		ev, _, err := audit.Decode(rows[0].Canonical)
+		if err != nil || ev.Action != audit.TenantBypass || ev.Actor != "a test" || ev.Reason != "counting for a test" {
+			t.Errorf("%+v, %v", ev, err)
+		}
+		if _, err := f.log.Verify(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	f.admin(t, "revoke insert on audit.event from tallystick_bypass")
+	err = b.RunAsBypass(t.Context(), "acme", "counting for a test", count)
+	if !errors.Is(err, audit.ErrUnwritten) || ran != 2 {
+		t.Errorf("without a row: %v, ran %d times", err, ran)
+	}
+}
