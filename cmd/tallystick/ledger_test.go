@@ -76,7 +76,7 @@ func newLedgerWorld(t *testing.T) *ledgerWorld {
 	t.Cleanup(func() { w.admin.Close() })
 	server, err := api.New(api.Deps{
 		Auth: authn.NewStatic(ledgerTestToken, authn.Principal{AllTenants: true, Scopes: authn.AllScopes}), Audit: noAudit{}, Ledger: api.NewPostgresLedger(app),
-		Verifier: ledgerVerifier{app, w.ring, &publishedNotes{app, w.ring, "tallystick.local", ""}}, Evidence: evidenceMaker{app}, Tenants: ringTenants{w.ring},
+		Verifier: ledgerVerifier{app, w.ring, &publishedNotes{app, w.ring, "tallystick.local", ""}}, Evidence: evidenceMaker{app}, Tenants: ringTenants{w.ring}, Checkpoints: newProofs(app),
 	}, api.Options{})
 	if err != nil {
 		t.Fatal(err)

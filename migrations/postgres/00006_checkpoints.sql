@@ -68,7 +68,7 @@ begin
       using (tenant_id in (select unnest(sec.tenants())))', t);
     execute format('create policy ledger_add on ledger.%I for insert to tallystick_ledger
       with check (tenant_id in (select unnest(sec.tenants())))', t);
-    execute format('grant select on ledger.%I to tallystick_app', t);
+    execute format('grant select on ledger.%I to tallystick_app, tallystick_bypass, tallystick_backup', t);
     execute format('grant select, insert on ledger.%I to tallystick_ledger', t);
   end loop;
 end $$;
@@ -86,7 +86,7 @@ create table ledger.recovery (
   primary key (partition, epoch)
 );
 grant select, insert, update on ledger.recovery to tallystick_ledger;
-grant select on ledger.recovery to tallystick_app, tallystick_processors;
+grant select on ledger.recovery to tallystick_app, tallystick_processors, tallystick_bypass, tallystick_backup;
 
 -- +goose Down
 select 'checkpoints are never migrated down'::int;
