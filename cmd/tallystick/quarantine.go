@@ -11,9 +11,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/config"
 	"github.com/tallystick/tallystick/internal/embedded"
+	"github.com/tallystick/tallystick/internal/keyring"
+	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/ledger/pgstore"
+	"github.com/tallystick/tallystick/migrations"
 )
 
 // newQuarantineCommand is `tallystick ledger quarantine`.
@@ -29,7 +33,8 @@ with its offset. The decision is kept for ever with its time, reason and
 operator; the next writer of the partition appends rejected(quarantined) in the
 record's place. Only the record that the partition waits at can be quarantined.
 
-With a Postgres of your own, give the DSN of the role that owns the tables, and
+The decision is a row of the audit log, too: the keys of the data directory are
+needed. With a Postgres of your own, give the DSN of the role that owns the tables, and
 start the halted server again afterwards. With the embedded Postgres, stop the
 server first: this command starts the engine for a moment.`,
 		Args: cobra.NoArgs,
@@ -60,7 +65,7 @@ server first: this command starts the engine for a moment.`,
 
 func quarantine(ctx context.Context, cfg *config.Config, d pgstore.Decision) (err error) {
 	if !cfg.EmbeddedPostgres() {
-		return pgstore.Quarantine(ctx, cfg.Postgres.DSN.Reveal(), d)
+		return quarantineIn(ctx, cfg, cfg.Postgres.DSN.Reveal(), d)
 	}
 	dir := filepath.Join(cfg.DataDir, "postgres")
 	if _, err := os.Stat(dir); err != nil {
@@ -80,7 +85,43 @@ func quarantine(ctx context.Context, cfg *config.Config, d pgstore.Decision) (er
 	}()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	return pgstore.Quarantine(ctx, postgresChild{pg}.DSN(), d)
+	return quarantineIn(ctx, cfg, postgresChild{pg}.DSN(), d)
+}
+
+// quarantineIn makes the decision, between the two rows of it in the audit log.
+// Without the first one it is not made.
+func quarantineIn(ctx context.Context, cfg *config.Config, dsn string, d pgstore.Decision) error {
+	if err := migrations.Postgres(ctx, dsn); err != nil {
+		return err
+	}
+	ring, err := keyring.OpenExisting(filepath.Join(cfg.DataDir, "keys"), nil)
+	if err != nil {
+		return fmt.Errorf("keyring: %w", err)
+	}
+	defer ring.Close()
+	logins, signer, err := provision(ctx, dsn, ring)
+	if err != nil {
+		return err
+	}
+	db, err := postgres.Open(ctx, logins[postgres.RoleApp], signer, postgres.Options{MaxConns: 1, Name: "tallystick quarantine", Role: postgres.RoleApp})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	log := audit.NewLog(db, ring)
+	ev := audit.Event{
+		Actor: d.Operator, Action: "record.quarantine", Resource: fmt.Sprintf("events/%d/%d", d.Partition, d.Offset),
+		Outcome: audit.Attempted, Reason: d.Reason, Client: "tallystick ledger quarantine",
+	}
+	if err := log.Record(ctx, ev); err != nil {
+		return err
+	}
+	ev.Outcome = audit.OK
+	err = pgstore.Quarantine(ctx, dsn, d)
+	if err != nil {
+		ev.Outcome = audit.Failed
+	}
+	return errors.Join(err, log.Record(ctx, ev))
 }
 
 // quarantineExit gives the error its exit code.
