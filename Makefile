@@ -93,6 +93,7 @@ test/web: web ## test the dashboard's code, and the page in a browser (needs Chr
 test/verifier: ## check the Python verifier, written from docs/ledger-format.md, against the test vectors (needs Python 3)
 	@command -v python3 >/dev/null || { echo "test/verifier: python3 is missing" >&2; exit 1; }
 	@python3 docs/verify.py --vectors ledger/chain/testdata
+	@python3 docs/verify.py --evidence-vectors ledger/evidence/testdata
 	@echo "test/verifier: ok"
 
 .PHONY: test/kms

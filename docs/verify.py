@@ -3,17 +3,23 @@
 
     verify.py --vectors ledger/chain/testdata
     verify.py --export acme.tsx [--integrity-root FILE]
+    verify.py --evidence package.zip --key trusted.txt [--integrity-root FILE]
+    verify.py --evidence-vectors ledger/evidence/testdata
 
+Of a package it checks the entries, the checkpoints' signatures, the tree's root at each of them, the proof to the one
+beyond the range, digests and sums; not its audit rows and witnesses, which tallystick-verify does.
 --integrity-root names a file with a tenant's integrity root in hexadecimal; without it MACs are not checked.
 Exit codes: 0 intact, 2 usage, 3 broken, 8 cannot tell.
 """
 
 import argparse
+import base64
 import hashlib
 import hmac
 import json
 import os
 import sys
+import zipfile
 
 KINDS = {1: "usage", 2: "rejected", 3: "correction", 4: "control", 5: "counters", 6: "declared_loss"}
 CLASSES = ["input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "reasoning",
@@ -255,6 +261,7 @@ class Checker:
 
     def __init__(self, tenant, root, seq, chain, epoch):
         self.tenant, self.root, self.seq, self.chain, self.epoch, self.keys = tenant, root, seq, chain, epoch, {}
+        self.good = lambda seq, entry, leaf: None  # told of every entry that is good
 
     def check(self, canonical, chain, mac, epoch):
         seq = self.seq
@@ -273,6 +280,7 @@ class Checker:
         if self.root is not None and mac != mac_of(self.key(epoch), epoch, seq, chain):
             raise Broken(seq, "MAC", f"not that of key epoch {epoch}")
         self.seq, self.chain, self.epoch = seq + 1, chain, epoch
+        self.good(seq, entry, leaf_of(canonical))
 
     def beside(self, entry, epoch):
         if entry.get("seq") != self.seq or entry.get("tenant_id") != self.tenant.encode():
@@ -299,22 +307,31 @@ def read_exactly(f, n, seq):
 def verify_export(path, root):
     """Checks an export and returns its header."""
     with open(path, "rb") as f:
-        if f.readline(64) != b"tallystick ledger export 1\n":
-            raise ValueError("not a ledger export of version 1")
-        header = json.loads(f.readline(64 << 10))
-        first, last = header["from_seq"], header["to_seq"]
-        if first == 1:
-            c = Checker(header["tenant"], root, 1, genesis(header["tenant"]), 0)
-        elif len(header["anchor_chain"]) == 64 and header["anchor_epoch"] > 0:
-            c = Checker(header["tenant"], root, first, bytes.fromhex(header["anchor_chain"]), header["anchor_epoch"])
-        else:
-            raise Broken(first - 1, "missing anchor", "the export does not say what its first entry follows")
-        while read_block(f, c):
-            pass
+        return verify_export_file(f, root, None)
+
+
+def verify_export_file(f, root, good):
+    """Checks an open export; good, if any, is told of every entry."""
+    if f.readline(64) != b"tallystick ledger export 1\n":
+        raise ValueError("not a ledger export of version 1")
+    header = json.loads(f.readline(64 << 10))
+    first, last = header["from_seq"], header["to_seq"]
+    if first == 1:
+        c = Checker(header["tenant"], root, 1, genesis(header["tenant"]), 0)
+    elif len(header["anchor_chain"]) == 64 and header["anchor_epoch"] > 0:
+        c = Checker(header["tenant"], root, first, bytes.fromhex(header["anchor_chain"]), header["anchor_epoch"])
+    else:
+        raise Broken(first - 1, "missing anchor", "the export does not say what its first entry follows")
+    if good:
+        c.good = good
+    while read_block(f, c):
+        pass
     if c.seq != last + 1:
         raise Broken(c.seq, "truncated", f"the export should go on to {last}")
     if last == header["head_seq"] and c.chain.hex() != header["head_chain"]:
         raise Broken(last, "hash", "the head has another chain hash")
+    if f.read(1):
+        raise Broken(c.seq, "duplicate", "bytes follow the export's end")
     return header
 
 
@@ -427,20 +444,278 @@ def verify_vectors(folder):
     print(f"vectors: {good} entries of {len(names)} chains, {bad} refusals: ok")
 
 
+# Ed25519 (RFC 8032, section 6), verification only.
+P = 2**255 - 19
+ORDER = 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, -1, P) % P
+ROOT = pow(2, (P - 1) // 4, P)
+
+
+def add_points(p, q):
+    a, b = (p[1] - p[0]) * (q[1] - q[0]) % P, (p[1] + p[0]) * (q[1] + q[0]) % P
+    c, d = 2 * p[3] * q[3] * D % P, 2 * p[2] * q[2] % P
+    e, f, g, h = b - a, d - c, d + c, b + a
+    return e * f % P, g * h % P, f * g % P, e * h % P
+
+
+def multiply(n, p):
+    q = (0, 1, 1, 0)
+    while n:
+        if n & 1:
+            q = add_points(q, p)
+        p, n = add_points(p, p), n >> 1
+    return q
+
+
+def point(b):
+    y = int.from_bytes(b, "little")
+    sign, y = y >> 255, y & (1 << 255) - 1
+    if y >= P:
+        return None
+    x2 = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(x2, (P + 3) // 8, P)
+    if (x * x - x2) % P:
+        x = x * ROOT % P
+    if (x * x - x2) % P or not x and sign:
+        return None
+    x = P - x if x & 1 != sign else x
+    return x, y, 1, x * y % P
+
+
+BASE = point((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
+
+
+def ed25519_verifies(key, message, signature):
+    a, r, s = point(key), point(signature[:32]), int.from_bytes(signature[32:], "little")
+    if len(signature) != 64 or a is None or r is None or s >= ORDER:
+        return False
+    h = int.from_bytes(hashlib.sha512(signature[:32] + key + message).digest(), "little") % ORDER
+    p, q = multiply(s, BASE), add_points(r, multiply(h, a))
+    return (p[0] * q[2] - q[0] * p[2]) % P == 0 and (p[1] * q[2] - q[1] * p[2]) % P == 0
+
+
+def parse_keys(text):
+    """Verifier keys, one a line: {(name, id): public key}."""
+    keys = {}
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            name, key_id, key = line.strip().split("+", 2)
+            raw = base64.b64decode(key, validate=True)
+            if len(raw) != 33 or raw[0] != 1 or sha256(name.encode(), b"\n", raw)[:4].hex() != key_id:
+                raise ValueError(f"not a verifier key: {line}")
+            keys[name, bytes.fromhex(key_id)] = raw[1:]
+    return keys
+
+
+def open_note(note, keys):
+    """The text of a signed note and the keys that signed it; every known signature must verify."""
+    text, found, lines = note.rpartition(b"\n\n")
+    text, signed = text + b"\n", {}
+    for line in lines.decode().splitlines():
+        dash, name, value = line.split(" ")
+        raw = base64.b64decode(value, validate=True)
+        key = keys.get((name, raw[:4]))
+        if dash != "\u2014" or not found:
+            raise Broken(0, "checkpoint signature", "not a signed note")
+        if key is not None:
+            if not ed25519_verifies(key, text, raw[4:]):
+                raise Broken(0, "checkpoint signature", f"that of {name} does not verify")
+            signed[name, raw[:4]] = key
+    return text.decode().split("\n")[:-1], signed
+
+
+class Tree:
+    """The tree of RFC 6962, grown from its left edge."""
+
+    def __init__(self, size, edge):
+        levels = [i for i in reversed(range(size.bit_length())) if size >> i & 1]
+        if len(levels) != len(edge):
+            raise Broken(size + 1, "missing anchor", "the left edge is of another size")
+        self.size, self.nodes, self.roots, self.wanted = size, list(zip(levels, edge)), {}, set()
+        self.remember()
+
+    def add(self, leaf):
+        level, self.size = 0, self.size + 1
+        while self.nodes and self.nodes[-1][0] == level:
+            leaf, level = sha256(b"\1", self.nodes.pop()[1], leaf), level + 1
+        self.nodes.append((level, leaf))
+        self.remember()
+
+    def remember(self):
+        if self.size in self.wanted:
+            self.roots[self.size] = self.root()
+
+    def root(self):
+        if not self.nodes:
+            return sha256(b"")
+        h = self.nodes[-1][1]
+        for _, left in reversed(self.nodes[:-1]):
+            h = sha256(b"\1", left, h)
+        return h
+
+
+def consistent(first, second, first_root, second_root, path):
+    """RFC 9162, section 2.1.4.2."""
+    if first == second:
+        return first_root == second_root and not path
+    if first & first - 1 == 0:
+        path = [first_root] + path
+    if not path:
+        return False
+    fn, sn = first - 1, second - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    fr = sr = path[0]
+    for c in path[1:]:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            fr, sr = sha256(b"\1", c, fr), sha256(b"\1", c, sr)
+            while fn and not fn & 1:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            sr = sha256(b"\1", sr, c)
+        fn, sn = fn >> 1, sn >> 1
+    return fr == first_root and sr == second_root and sn == 0
+
+
+class Evidence:
+    """An evidence package."""
+
+    def __init__(self, archive, trusted, root):
+        self.zip, self.root = archive, root
+        names = [i.filename for i in archive.infolist()]
+        if len(set(names)) != len(names) or any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist()):
+            raise Broken(0, "archive", "a name stands twice, or a member is compressed")
+        self.manifest = json.loads(self.small("manifest.json"))
+        if self.manifest["format"] != "tallystick evidence 1":
+            raise Unknown("a package of another version")
+        self.tenant, self.first, self.last = (self.manifest[k] for k in ("tenant", "from_seq", "to_seq"))
+        self.keys = {k: v for k, v in trusted.items() if k[0].endswith("/ledger/" + self.tenant)}
+        if not self.keys:
+            raise Unknown(f"no trusted key is of the ledger of {self.tenant}")
+        self.cost, self.entries, self.unpriced = 0, 0, 0
+
+    def small(self, name):
+        if self.zip.getinfo(name).file_size > 8 << 20:
+            raise Broken(0, "archive", f"{name} is too large")
+        return self.zip.read(name)
+
+    def verify(self):
+        for f in self.manifest["files"]:
+            digest = hashlib.sha256()
+            with self.zip.open(f["name"]) as member:
+                for chunk in iter(lambda: member.read(1 << 20), b""):
+                    digest.update(chunk)
+            if digest.hexdigest() != f["sha256"]:
+                raise Broken(0, "manifest", f"{f['name']} is not the file that it lists")
+        checkpoints = self.checkpoints()
+        proofs = json.loads(self.small("proofs.json"))["ledger"]
+        self.tree = Tree(self.first - 1, [bytes.fromhex(h) for h in proofs["left_edge"]])
+        self.tree.wanted = {*checkpoints, self.last}
+        self.tree.remember()
+        with self.zip.open("entries.tsx") as f:
+            header = verify_export_file(f, self.root, self.add)
+        if (header["tenant"], header["from_seq"], header["to_seq"]) != (self.tenant, self.first, self.last):
+            raise Broken(0, "manifest", "the entries are of another range")
+        self.compare(checkpoints, proofs)
+        totals = self.manifest["totals"]
+        cost = f"{'-' if self.cost < 0 else ''}{abs(self.cost) // 10**12}.{abs(self.cost) % 10**12:012d}"
+        said = (totals["entries"], totals["unpriced"], totals["money"][0]["cost"])
+        if said != (self.entries, self.unpriced, cost):
+            raise Broken(0, "manifest", f"its sums are {said}, the entries come to {self.entries}, {self.unpriced}, {cost}")
+        return cost
+
+    def add(self, seq, entry, leaf):
+        self.tree.add(leaf)
+        self.entries += 1
+        self.cost += entry.get("cost", 0)
+        self.unpriced += entry["kind"] == "usage" and "cost" not in entry
+
+    def checkpoints(self):
+        """The roots that are signed, by size."""
+        names = sorted(n for n in self.zip.namelist() if n.startswith("checkpoints/ledger/"))
+        held, roots = self.keys, {}
+        for name in (n for n in names if "/key-" in n):
+            text, signed = open_note(self.small(name), held)
+            if signed and text[0] == "tallystick signing key 1":
+                held = parse_keys(text[3])
+                self.keys = {**self.keys, **held}
+        for name in (n for n in names if "/key-" not in n):
+            size = int(name.rpartition("/")[2])
+            text, signed = open_note(self.small(name), self.keys)
+            if int(text[1]) != size or not any(text[0] == key[0] for key in signed):
+                raise Broken(size, "checkpoint signature", "not signed by a trusted key")
+            roots[size] = base64.b64decode(text[2], validate=True)
+        return roots
+
+    def compare(self, checkpoints, proofs):
+        good, cover = self.first - 1, self.manifest["checkpoint"]["size"]
+        for size in sorted(checkpoints):
+            if size in self.tree.roots:
+                if self.tree.roots[size] != checkpoints[size]:
+                    raise Broken(good + 1, "root differs", f"not what the checkpoint of size {size} commits to")
+                good = size
+        if cover not in checkpoints or cover < self.last:
+            raise Unknown("no checkpoint covers the range")
+        if cover == self.last:
+            return
+        for p in proofs["consistency"]:
+            if (p["from"], p["to"]) == (self.last, cover):
+                path = [bytes.fromhex(h) for h in p["hashes"]]
+                if not consistent(self.last, cover, self.tree.roots[self.last], checkpoints[cover], path):
+                    raise Broken(good + 1, "consistency", f"the checkpoint of size {cover} is not of the tree of these entries")
+                return
+        raise Unknown(f"no proof ties the entries to the checkpoint of size {cover}")
+
+
+def verify_evidence(path, keys, root):
+    try:
+        with zipfile.ZipFile(path) as archive, open(keys, encoding="utf-8") as trusted:
+            e = Evidence(archive, parse_keys(trusted.read()), root)
+            return e.manifest, e.verify()
+    except zipfile.BadZipFile as e:
+        raise Unknown(f"the archive is cut or damaged: {e}") from e
+
+
+def verify_evidence_vectors(folder):
+    keys = os.path.join(folder, "keys.txt")
+    for name in ("whole.zip", "range.zip", "day.zip"):
+        verify_evidence(os.path.join(folder, name), keys, None)
+    try:
+        verify_evidence(os.path.join(folder, "forged.zip"), keys, None)
+    except Broken as e:
+        expect(0, "forged.zip", str(e).split(": not")[0], "entry 41: root differs")
+    else:
+        raise Broken(0, "vector", "forged.zip is called intact")
+    print("evidence: 3 packages intact, 1 refused: ok")
+
+
 def main():
     parser = argparse.ArgumentParser(description="Verify Tallystick ledgers.")
     parser.add_argument("--vectors", metavar="FOLDER")
     parser.add_argument("--export", metavar="FILE")
+    parser.add_argument("--evidence", metavar="FILE")
+    parser.add_argument("--evidence-vectors", metavar="FOLDER")
+    parser.add_argument("--key", metavar="FILE", help="public keys that you trust, one a line")
     parser.add_argument("--integrity-root", metavar="FILE")
     args = parser.parse_args()
-    if bool(args.vectors) == bool(args.export):
-        parser.error("one of --vectors and --export")
+    if sum(map(bool, (args.vectors, args.export, args.evidence, args.evidence_vectors))) != 1:
+        parser.error("one of --vectors, --export, --evidence and --evidence-vectors")
+    if args.evidence and not args.key:
+        parser.error("--evidence needs --key")
     try:
         root = None
         if args.integrity_root:
             root = fixed(bytes.fromhex(open(args.integrity_root, encoding="ascii").read().strip()), 32)
         if args.vectors:
             verify_vectors(args.vectors)
+        elif args.evidence_vectors:
+            verify_evidence_vectors(args.evidence_vectors)
+        elif args.evidence:
+            m, cost = verify_evidence(args.evidence, args.key, root)
+            print(f"{m['tenant']}: entries {m['from_seq']} to {m['to_seq']} intact, under the checkpoint of size"
+                  f" {m['checkpoint']['size']}, USD {cost}, MACs {'checked' if root else 'not checked'}")
         else:
             h = verify_export(args.export, root)
             macs = "checked" if root else "not checked"

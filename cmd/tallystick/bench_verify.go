@@ -17,7 +17,7 @@ import (
 	"github.com/tallystick/tallystick/ledger/verify"
 )
 
-// benchVerify measures verification of one tenant's ledger, MACs included, from
+// benchVerify measures verification of one tenant's ledger, MACs and tree included, from
 // Postgres against a bare COPY of the same rows to nowhere, and from an export.
 func (r *benchRun) benchVerify(ctx context.Context, b *benchDB, id string) error {
 	db, err := postgres.Open(ctx, b.dsns[postgres.RoleApp], b.signer, postgres.Options{MaxConns: 4})
@@ -31,7 +31,7 @@ func (r *benchRun) benchVerify(ctx context.Context, b *benchDB, id string) error
 		return err
 	}
 	n := int(ends.Seq)
-	r.printf("verify (one tenant, %d entries, MACs checked)", n)
+	r.printf("verify (one tenant, %d entries, MACs and tree)", n)
 	path := filepath.Join(r.dir, "export")
 	if err := exportTo(ctx, src, id, path); err != nil {
 		return err
@@ -70,7 +70,7 @@ func (r *benchRun) benchVerify(ctx context.Context, b *benchDB, id string) error
 }
 
 func verifyOptions(id string, workers int) verify.Options {
-	return verify.Options{Tenant: id, Workers: workers, Keys: func(epoch uint32) ([32]byte, error) {
+	return verify.Options{Tenant: id, Workers: workers, Tree: true, Keys: func(epoch uint32) ([32]byte, error) {
 		return benchKeys{}.MACKey(tenant.ID(id), epoch)
 	}}
 }

@@ -59,7 +59,7 @@ func newLedgerCommand() *cobra.Command {
 	}
 	f.storeFlags(verifyCmd.Flags())
 	f.storeFlags(exportCmd.Flags())
-	cmd.AddCommand(verifyCmd, headCmd, entriesCmd, exportCmd, proveCmd, checkpointCmd, newQuarantineCommand())
+	cmd.AddCommand(verifyCmd, headCmd, entriesCmd, exportCmd, proveCmd, checkpointCmd, newLedgerMACKeysCommand(f), newQuarantineCommand())
 	return cmd
 }
 
@@ -121,10 +121,15 @@ func (f *ledgerFlags) token() (string, error) {
 
 // ring opens the keyring; nil when none was asked for and none is needed.
 func (f *ledgerFlags) ring() (*keyring.Ring, error) {
-	dir := f.keysDir
-	if dir == "" && f.dsnFile == "" {
+	if f.keysDir == "" && f.dsnFile == "" {
 		return nil, nil
 	}
+	return f.openRing()
+}
+
+// openRing opens the keyring of --keys-dir, or that of the data directory.
+func (f *ledgerFlags) openRing() (*keyring.Ring, error) {
+	dir := f.keysDir
 	if dir == "" {
 		base, err := dataDir()
 		if err != nil {

@@ -107,6 +107,58 @@ func TestEvidenceFromServerAndDatabase(t *testing.T) {
 	}
 }
 
+// The file of MAC keys is what the verifier reads.
+func TestMACKeys(t *testing.T) {
+	w := newLedgerWorld(t)
+	w.sign()
+	path, keys, out := filepath.Join(w.dir, "a.zip"), filepath.Join(w.dir, "keys"), filepath.Join(w.dir, "macs")
+	w.want(exitOK, "export", "--tenant", "acme", "--evidence", "-o", path)
+	w.want(exitOK, "mac-keys", "--tenant", "acme", "--keys-dir", keys, "-o", out)
+	w.want(exitConflict, "mac-keys", "--tenant", "acme", "--keys-dir", keys, "-o", out)
+	w.want(exitNotFound, "mac-keys", "--tenant", "nobody", "--keys-dir", keys, "-o", filepath.Join(w.dir, "none"))
+	w.want(exitUsage, "mac-keys", "--tenant", "acme")
+	text, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	macs, audit, err := verify.ParseMACKeys(text)
+	if err != nil || audit == nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		keys verify.Keys
+		want verify.Verdict
+	}{
+		"the tenant's": {macs, verify.Intact},
+		"another's":    {func(uint32) ([32]byte, error) { return [32]byte{1}, nil }, verify.Broken},
+	} {
+		r, err := verify.Package(t.Context(), bytes.NewReader(b), int64(len(b)), verify.PackageOptions{Trusted: w.keys(), MACKeys: c.keys})
+		if err != nil || r.Verdict != c.want {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+	}
+}
+
+// A download that breaks off leaves no file.
+func TestBrokenDownloadLeavesNothing(t *testing.T) {
+	w := newLedgerWorld(t)
+	w.sign()
+	w.exec(`alter table ledger.entry_0 disable trigger all`)
+	w.exec(`delete from ledger.entry_0 where seq = 20`)
+	path := filepath.Join(w.dir, "out", "a.zip")
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.want(exitUnavailable, "export", "--tenant", "acme", "--evidence", "-o", path)
+	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
 // The ledger is held against the checkpoints in the database, in the directory,
 // and from outside.
 func TestLedgerVerifyHoldsCheckpoints(t *testing.T) {

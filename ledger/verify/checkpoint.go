@@ -230,9 +230,10 @@ func (g *grower) compare(list []Checkpoint, from int64) error {
 			if bad == nil {
 				bad = &list[i]
 			}
+		case bad != nil && (bad.Size == list[i].Size || bad.Size == good):
+			return fork(bad.Size)
 		case bad != nil:
-			return breakAt(min(good+1, bad.Size), Consistency,
-				"the checkpoints of sizes %d and %d are both signed and contradict each other", bad.Size, list[i].Size)
+			return breakAt(good+1, Consistency, "the checkpoints of sizes %d and %d are both signed and contradict each other", bad.Size, list[i].Size)
 		default:
 			good = list[i].Size
 		}
@@ -241,8 +242,12 @@ func (g *grower) compare(list []Checkpoint, from int64) error {
 		return nil
 	}
 	seq := good + 1
-	if bad.Size < seq { // two of one size
-		return breakAt(max(bad.Size, 1), Consistency, "two checkpoints of size %d are signed and have different roots", bad.Size)
+	if bad.Size < seq {
+		return fork(bad.Size)
 	}
 	return breakAt(seq, Root, "the entries %d to %d are not those that the checkpoint of size %d commits to", seq, bad.Size, bad.Size)
+}
+
+func fork(size int64) error {
+	return breakAt(max(size, 1), Consistency, "two checkpoints of size %d are signed and have different roots", size)
 }

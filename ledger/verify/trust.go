@@ -87,10 +87,11 @@ func (p *pack) trusted(log string) (VerifierKeys, error) {
 // statementTitle begins the statement of a signing key.
 const statementTitle = "tallystick signing key 1"
 
-// follow adds the keys that trusted keys state, in order of epoch: each
-// statement is signed by the key it brings and by the one before it. Statements
-// from before the trusted key are passed over.
+// follow adds the keys that are stated, in order of epoch: a statement counts when
+// the key held last signed it, and the key that it brings is held then. Those
+// from before the first trusted key are passed over.
 func (t *logTrust) follow(a *archive) error {
+	var last VerifierKeys // the key held last; none before the first is met
 	for _, name := range slices.Sorted(maps.Keys(a.members)) {
 		log, file, ok := checkpointName(name)
 		if !ok || log != t.log || !strings.HasPrefix(file, keyPrefix) {
@@ -100,22 +101,30 @@ func (t *logTrust) follow(a *archive) error {
 		if err != nil {
 			return err
 		}
-		v, err := t.statement(b)
+		signers := last
+		if last == nil {
+			signers = t.keys
+		}
+		v, err := statement(b, signers)
 		if err != nil {
 			return breakAt(0, Signature, "%s: %v", name, err)
 		}
+		if v == nil {
+			continue
+		}
+		last = VerifierKeys{v}
 		held := func(o note.Verifier) bool { return o.KeyHash() == v.KeyHash() && o.Name() == v.Name() }
-		if v != nil && !slices.ContainsFunc(t.keys, held) {
+		if !slices.ContainsFunc(t.keys, held) {
 			t.keys = append(t.keys, v)
 		}
 	}
 	return nil
 }
 
-// statement is the key that a statement brings, nil when no key that is held
+// statement is the key that a statement brings, nil when none of the signers
 // signed it.
-func (t *logTrust) statement(b []byte) (note.Verifier, error) {
-	n, err := note.Open(b, note.VerifierList(t.keys...))
+func statement(b []byte, signers VerifierKeys) (note.Verifier, error) {
+	n, err := note.Open(b, note.VerifierList(signers...))
 	if errors.As(err, new(*note.UnverifiedNoteError)) {
 		return nil, nil
 	}
