@@ -117,6 +117,9 @@ func (s *Server) planEvidence(ctx context.Context, req *pb.GetEvidenceRequest) (
 	if err != nil {
 		return nil, err
 	}
+	if err := s.serving(ctx, pb.EvidenceService_GetEvidence_FullMethodName, req); err != nil {
+		return nil, err
+	}
 	r, err := parseEvidenceRequest(req)
 	if err != nil {
 		return nil, err
