@@ -100,6 +100,19 @@ test/verifier: ## check the Python verifier, written from docs/ledger-format.md,
 test/kms: ## wrap root keys with moto's AWS KMS (needs Python 3 with venv)
 	@deploy/kms/with-moto -- $(GOTEST) test/kms -count=1 -timeout 5m ./internal/keyring/awskms
 
+.PHONY: isolation
+isolation: engines build ## try to reach one tenant's data as another, in every way there is (needs PgBouncer)
+	@mkdir -p bin && go test -c -o bin/isolation.test ./internal/isolation
+	@go test -count=1 -run '^Test(Isolation|KnownHoles|Every|StatementsStay|Injection|NamesAreClosed)' ./analytics
+	@cd internal/isolation && TALLYSTICK_ISOLATION=1 TALLYSTICK_ISOLATION_BINARY=$(CURDIR)/$(BIN) $(CURDIR)/bin/isolation.test -test.timeout 10m
+
+.PHONY: tamper
+tamper: engines web ## tamper with stores in every way of docs/security.md, as superuser, and want each caught
+	@mkdir -p bin && go test -c -o bin/tamper.test ./cmd/tallystick
+	@cd cmd/tallystick && TALLYSTICK_TAMPER_ATTEMPTS=$${TALLYSTICK_TAMPER_ATTEMPTS:-3} TALLYSTICK_TAMPER_CLEAN=$${TALLYSTICK_TAMPER_CLEAN:-1000} \
+	  ../../bin/tamper.test -test.run '^TestTamper$$' -test.timeout 10m >../../bin/tamper.log || { cat ../../bin/tamper.log; exit 1; }
+	@grep '^tamper:' bin/tamper.log
+
 .PHONY: smoke
 smoke: engines build ## the whole path under kill -9, compared with an independent oracle
 	@$(BIN) smoke

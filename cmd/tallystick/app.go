@@ -200,18 +200,12 @@ func (a *app) openPostgres(ctx context.Context) error {
 	if err := migrations.Postgres(ctx, dsn); err != nil {
 		return fmt.Errorf("postgres: %w", err)
 	}
-	secret := a.ring.ContextSecret()
-	logins, err := hkdf.Key(sha256.New, secret[:], nil, "tallystick/postgres-logins", 32)
-	if err != nil {
-		return err
-	}
-	signer := postgres.NewSigner(1, secret)
-	dsns, err := postgres.Provision(ctx, dsn, signer, [32]byte(logins))
+	dsns, signer, err := provision(ctx, dsn, a.ring)
 	if err != nil {
 		return fmt.Errorf("postgres: %w", err)
 	}
 	open := func(role postgres.Role, conns int32) (*postgres.DB, error) {
-		db, err := postgres.Open(ctx, dsns[role], signer, postgres.Options{MaxConns: conns, Name: string(role)})
+		db, err := postgres.Open(ctx, dsns[role], signer, postgres.Options{MaxConns: conns, Name: string(role), Role: role})
 		if err == nil {
 			a.onClose(func() error { db.Close(); return nil })
 		}
@@ -232,6 +226,18 @@ func (a *app) openPostgres(ctx context.Context) error {
 		return err
 	}
 	return a.openAccess(db)
+}
+
+// provision gives the database the ring's context key, and a login for each role.
+func provision(ctx context.Context, dsn string, ring *keyring.Ring) (map[postgres.Role]string, *postgres.Signer, error) {
+	secret := ring.ContextSecret()
+	logins, err := hkdf.Key(sha256.New, secret[:], nil, "tallystick/postgres-logins", 32)
+	if err != nil {
+		return nil, nil, err
+	}
+	signer := postgres.NewSigner(1, secret)
+	dsns, err := postgres.Provision(ctx, dsn, signer, [32]byte(logins))
+	return dsns, signer, err
 }
 
 func (a *app) openClickHouse(ctx context.Context) (err error) {

@@ -105,3 +105,23 @@ func withDatabase(dsn, database string) (string, error) {
 	u.RawQuery = q.Encode()
 	return u.String(), nil
 }
+
+// PostgresCopy makes a database with all that the one of dsn, a DSN of Postgres,
+// holds, and returns its DSN. Nobody may be connected to the original meanwhile.
+// The copy is dropped by drop, or when the test ends.
+func PostgresCopy(t testing.TB, dsn string) (copied string, drop func()) {
+	t.Helper()
+	admin := postgresAdminDSN(t)
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal("testenv: the DSN is not a URL that can be parsed")
+	}
+	name := uniqueName()
+	runSQL(t, admin, "CREATE DATABASE "+name+" TEMPLATE "+strings.TrimPrefix(u.Path, "/"))
+	drop = func() { runSQL(t, admin, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)") }
+	t.Cleanup(drop)
+	if copied, err = withDatabase(dsn, name); err != nil {
+		t.Fatal(err)
+	}
+	return copied, drop
+}
