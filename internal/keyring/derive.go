@@ -46,8 +46,9 @@ func (p Purpose) valid(epoch uint32) bool {
 }
 
 // SigningKey is the key that signs checkpoints: Ed25519 with the derived key of
-// Checkpoint as its seed. Only the active epoch signs; errors are ErrEpoch for
-// any other one, and those of Derive.
+// Checkpoint as its seed. Checkpoints are signed in the active epoch; a past one
+// signs only the statement that hands over to the next. Errors: ErrEpoch for an
+// epoch that was never active, and those of Derive.
 func (r *Ring) SigningKey(id tenant.ID, epoch uint32) (ed25519.PrivateKey, error) {
 	if err := r.refresh(); err != nil {
 		return nil, err
@@ -56,7 +57,7 @@ func (r *Ring) SigningKey(id tenant.ID, epoch uint32) (ed25519.PrivateKey, error
 	if err != nil {
 		return nil, err
 	}
-	if active := t.active[SeriesCheckpoint]; epoch != active {
+	if active := t.active[SeriesCheckpoint]; epoch == 0 || epoch > active {
 		return nil, fmt.Errorf("%w: checkpoint epoch %d of tenant %q, %d is active", ErrEpoch, epoch, id, active)
 	}
 	return r.checkpointKey(id, epoch)

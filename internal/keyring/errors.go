@@ -23,9 +23,8 @@ var (
 	// ErrPurpose says that a derivation or a series was asked for that does not
 	// exist.
 	ErrPurpose = errors.New("keyring: unknown purpose or epoch")
-	// ErrEpoch says that the epoch is not the active one. Who signs asks for the
-	// active one again: it has moved.
-	ErrEpoch = errors.New("keyring: not the active epoch")
+	// ErrEpoch says that the epoch was never active.
+	ErrEpoch = errors.New("keyring: there is no such epoch")
 	// ErrUnavailable says that the key service cannot be reached or does not
 	// serve us now. Time mends it: the edge answers 503, the ledger waits.
 	ErrUnavailable = errors.New("keyring: the key service is away")

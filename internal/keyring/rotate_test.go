@@ -102,8 +102,13 @@ func TestRotate(t *testing.T) {
 		if epoch, ok := keyring.SealedEpoch(now); err != nil || !ok || epoch != 2 {
 			t.Errorf("sealed under epoch %d, %v", epoch, err)
 		}
-		if _, err := ring.SigningKey("acme", 1); !errors.Is(err, keyring.ErrEpoch) {
-			t.Errorf("an old epoch signs: %v", err)
+		for _, epoch := range []uint32{0, 3} {
+			if _, err := ring.SigningKey("acme", epoch); !errors.Is(err, keyring.ErrEpoch) {
+				t.Errorf("epoch %d signs: %v", epoch, err)
+			}
+		}
+		if key, err := ring.SigningKey("acme", 1); err != nil || !key.Equal(key1) {
+			t.Errorf("the epoch before cannot hand over: %v", err)
 		}
 		if public, err := ring.VerifyKey("acme", 1); err != nil || !public.Equal(key1.Public()) {
 			t.Errorf("an old epoch's public half: %v", err)
