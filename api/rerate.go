@@ -10,6 +10,8 @@ import (
 	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
+	"github.com/tallystick/tallystick/internal/tokens"
+	"github.com/tallystick/tallystick/ledger/chain"
 
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 )
@@ -137,4 +139,23 @@ func readRerate(ctx context.Context, tx postgres.Tx, id tenant.ID, jobID string)
 		job.FinishedAt = timestamppb.New(*finished)
 	}
 	return job, nil
+}
+
+// correction is what an entry corrects, nil when it corrects nothing.
+func correction(e *chain.Entry) *pb.Correction {
+	if e.Kind != chain.Correction {
+		return nil
+	}
+	d := &e.Corrected
+	m := &pb.Correction{Seq: d.Seq, EventId: e.Event.Corrects, Reason: e.Event.CorrectionReason, TokenDeltas: make(map[string]int64)}
+	if d.Priced {
+		cost := d.NetCost.String()
+		m.NetCostUsd = &cost
+	}
+	for c, n := range d.Tokens {
+		if n != 0 {
+			m.TokenDeltas[tokens.Class(c).String()] = n
+		}
+	}
+	return m
 }

@@ -77,8 +77,8 @@ const (
 	// rerateAhead is how many corrections may wait for hop 3: the records of
 	// other tenants of the partition wait behind them.
 	rerateAhead = 20_000
-	rerateLease = 30 * time.Second
-	ratePoll    = 2 * time.Second // between looks for a job
+	rerateLease = 10 * time.Second
+	reratePoll  = 2 * time.Second // between looks for a job
 	ledgerPoll  = 20 * time.Millisecond
 	// rerateTenants is how many tenants one look for a job takes.
 	rerateTenants = 1_000
@@ -116,7 +116,7 @@ func (r *Rerater) Run(ctx context.Context) error {
 		if worked && err == nil {
 			continue
 		}
-		if !sleep(ctx, ratePoll) {
+		if !sleep(ctx, reratePoll) {
 			return nil
 		}
 	}

@@ -148,7 +148,8 @@ func (a *app) apiDeps() api.Deps {
 		d.Ledger, d.Tenants, d.Subjects = api.NewPostgresLedger(a.appDB), a, api.NewPostgresSubjects(a.appDB, a.ring)
 	}
 	if a.cfg.Target.Runs(config.TargetAPI) {
-		d.Tokens, d.Secrets, d.AuditLog = tokenStore{a.access.tokens, a.access.cache}, a.access.secrets, a.access.log
+		d.Tokens, d.Secrets = tokenStore{a.access.tokens, a.access.cache}, a.access.secrets
+		d.AuditLog, d.AuditExporter = a.access.log, auditExporter{a.access.log}
 		d.Rerates = api.NewPostgresRerates(a.appDB, a.ring)
 		d.Keys = a.ring
 		d.Checkpoints = newProofs(a.appDB)

@@ -15,15 +15,19 @@ func (s *Store) Originals(ctx context.Context, refs []ledger.KeyRef) ([]ledger.O
 	tenants, ids, keys := refColumns(refs)
 	var found []ledger.Original
 	err := s.db.InTenants(ctx, tenants, func(tx postgres.Tx) error {
+		// Materialized, so that each step is look-ups in a primary key.
 		rows, err := tx.Query(ctx, `
-			select u.tenant_id, u.key, n.canonical
-			from (select distinct tenant_id, key from unnest($1::text[], $2::uuid[]) as r(tenant_id, key)) u
-			join ledger.event_key k on k.tenant_id = u.tenant_id and k.key = u.key
-			join ledger.entry o on o.tenant_id = k.tenant_id and o.seq = k.seq and o.kind = $3
-			left join lateral (
-				select c.seq from ledger.correction c where c.tenant_id = k.tenant_id and c.corrects = k.seq
-				order by c.seq desc limit 1) newest on true
-			join ledger.entry n on n.tenant_id = k.tenant_id and n.seq = coalesce(newest.seq, k.seq)`,
+			with known as materialized (
+				select k.tenant_id, k.key, k.seq
+				from unnest($1::text[], $2::uuid[]) as u(tenant_id, key)
+				join ledger.event_key k on k.tenant_id = u.tenant_id and k.key = u.key),
+			newest as materialized (
+				select known.tenant_id, known.key, known.seq, coalesce(max(c.seq), known.seq) as newest
+				from known left join ledger.correction c on c.tenant_id = known.tenant_id and c.corrects = known.seq
+				group by known.tenant_id, known.key, known.seq)
+			select w.tenant_id, w.key, n.canonical from newest w
+			join ledger.entry n on n.tenant_id = w.tenant_id and n.seq = w.newest
+			where n.kind = $3 or w.newest > w.seq`,
 			ids, keys, int16(chain.Usage))
 		if err != nil {
 			return err

@@ -81,24 +81,55 @@ func (s *Store) updateRerate(ctx context.Context, tenantID, sql string, args ...
 }
 
 // RerateStates reads usage entries of the job's time range in their newest form.
+// Each statement is one range or list of a primary key: a join of them is planned
+// badly while the tables are young.
 func (s *Store) RerateStates(ctx context.Context, job *ledger.RerateJob, after, upTo int64) (states []ledger.RerateState, err error) {
 	err = s.db.InTenants(ctx, []string{job.Tenant}, func(tx postgres.Tx) error {
-		rows, err := tx.Query(ctx, `
-			select n.seq, n.canonical
-			from ledger.entry o
-			left join lateral (
-				select c.seq from ledger.correction c where c.tenant_id = o.tenant_id and c.corrects = o.seq
-				order by c.seq desc limit 1) newest on true
-			join ledger.entry n on n.tenant_id = o.tenant_id and n.seq = coalesce(newest.seq, o.seq)
-			where o.tenant_id = $1 and o.seq > $2 and o.seq <= $3 and o.kind = $4 and o.occurred_at >= $5 and o.occurred_at < $6
-			order by o.seq`, job.Tenant, after, upTo, int16(chain.Usage), time.Unix(0, job.From), time.Unix(0, job.To))
+		states, err = collectStates(tx.Query(ctx, `
+			select seq, canonical from ledger.entry
+			where tenant_id = $1 and seq > $2 and seq <= $3 and kind = $4 and occurred_at >= $5 and occurred_at < $6
+			order by seq`, job.Tenant, after, upTo, int16(chain.Usage), time.Unix(0, job.From), time.Unix(0, job.To)))
 		if err != nil {
 			return err
 		}
-		states, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.RerateState])
-		return err
+		rows, err := tx.Query(ctx, `
+			select corrects, max(seq) from ledger.correction
+			where tenant_id = $1 and corrects > $2 and corrects <= $3 group by corrects`, job.Tenant, after, upTo)
+		if err != nil {
+			return err
+		}
+		newest, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct{ Original, Seq int64 }])
+		if err != nil || len(newest) == 0 {
+			return err
+		}
+		seqs, original := make([]int64, len(newest)), make(map[int64]int64, len(newest))
+		for i, n := range newest {
+			seqs[i], original[n.Seq] = n.Seq, n.Original
+		}
+		corrections, err := collectStates(tx.Query(ctx, `
+			select seq, canonical from ledger.entry where tenant_id = $1 and seq = any($2)`, job.Tenant, seqs))
+		if err != nil {
+			return err
+		}
+		byOriginal := make(map[int64]ledger.RerateState, len(corrections))
+		for _, c := range corrections {
+			byOriginal[original[c.Seq]] = c
+		}
+		for i := range states {
+			if c, ok := byOriginal[states[i].Seq]; ok {
+				states[i] = c
+			}
+		}
+		return nil
 	})
 	return states, classify(err)
+}
+
+func collectStates(rows postgres.Rows, err error) ([]ledger.RerateState, error) {
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.RerateState])
 }
 
 // NewestBook reads the price book in force, unless the caller has it.
