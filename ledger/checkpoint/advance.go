@@ -28,8 +28,12 @@ func (c *Checkpointer) fault(id tenant.ID, seq int64, reason, format string, arg
 // advance signs a tenant's log up to its end.
 func (c *Checkpointer) advance(ctx context.Context, id tenant.ID, end End) error {
 	g, err := c.grown(ctx, id, end)
-	if err != nil || g == nil {
+	if err != nil {
 		return err
+	}
+	if g == nil {
+		c.signed[id] = 0
+		return nil
 	}
 	for g.tree.Size() < end.Seq {
 		before := g.tree.Size()
@@ -62,11 +66,7 @@ func (c *Checkpointer) grown(ctx context.Context, id tenant.ID, end End) (*grown
 		}
 		return g, c.ensureSigner(ctx, g)
 	}
-	verifiers, err := verifiersOf(c.keys, Origin(c.opts.Installation, c.source.Log(), id), id)
-	if err != nil {
-		return nil, err
-	}
-	row, inStore, head, inDir, err := c.published(ctx, id, verifiers)
+	row, inStore, head, inDir, err := c.published(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -95,9 +95,18 @@ func (c *Checkpointer) grown(ctx context.Context, id tenant.ID, end End) (*grown
 
 // published reads the newest checkpoint of store and directory and checks that
 // each is what was signed.
-func (c *Checkpointer) published(ctx context.Context, id tenant.ID, verifiers []note.Verifier) (row Published, inStore bool, head Head, inDir bool, err error) {
+func (c *Checkpointer) published(ctx context.Context, id tenant.ID) (row Published, inStore bool, head Head, inDir bool, err error) {
 	origin := Origin(c.opts.Installation, c.source.Log(), id)
 	rows, err := c.store.Newest(ctx, c.source.Log(), []tenant.ID{id})
+	if err != nil {
+		return row, false, head, false, err
+	}
+	size, signed, inDir, err := c.dir.Newest(c.source.Log(), id)
+	if err != nil {
+		return row, false, head, false, err
+	}
+	// After the reading: a key that was made meanwhile may have signed it.
+	verifiers, err := verifiersOf(c.keys, origin, id)
 	if err != nil {
 		return row, false, head, false, err
 	}
@@ -110,9 +119,8 @@ func (c *Checkpointer) published(ctx context.Context, id tenant.ID, verifiers []
 			return row, true, head, false, c.fault(id, row.Size, ReasonNote, "the note says size %d, root %x; the row %d, %x", h.Size, h.Root, row.Size, row.Root)
 		}
 	}
-	size, signed, inDir, err := c.dir.Newest(c.source.Log(), id)
-	if err != nil || !inDir {
-		return row, inStore, head, false, err
+	if !inDir {
+		return row, inStore, head, false, nil
 	}
 	if head, err = Open(signed, origin, verifiers...); err != nil || head.Size != size {
 		return row, inStore, head, true, c.fault(id, size, ReasonNote, "the note in %s: size %d: %v", c.dir.Path(), head.Size, err)

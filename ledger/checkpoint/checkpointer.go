@@ -175,9 +175,9 @@ func (c *Checkpointer) chunk(ctx context.Context, ids []tenant.ID) error {
 	}
 	var first error
 	for _, id := range ids {
-		end, ok := ends[id]
+		end := ends[id]
 		size, known := c.signed[id]
-		if c.halted(id) || known && ok && end.Seq == size {
+		if c.halted(id) || known && end.Seq == size {
 			continue
 		}
 		err := c.advance(ctx, id, end)

@@ -241,6 +241,44 @@ func (w *world) rewrite(from int64) {
 	w.exec(`update ledger.head set chain = $1 where tenant_id = 'acme'`, prev)
 }
 
+// countingStore counts what is asked about newest checkpoints.
+type countingStore struct {
+	checkpoint.Store
+	asked int
+}
+
+func (c *countingStore) Newest(ctx context.Context, log string, ids []tenant.ID) (map[tenant.ID]checkpoint.Published, error) {
+	c.asked++
+	return c.Store.Newest(ctx, log, ids)
+}
+
+// TestIdleTenantsCostNothing: a tenant whose log does not grow, or that has
+// none, is looked at once.
+func TestIdleTenantsCostNothing(t *testing.T) {
+	w := newWorld(t)
+	w.append("acme", 300)
+	w.options.Tenants = func() []tenant.ID { return []tenant.ID{"acme", "empty"} }
+	store := &countingStore{Store: w.store()}
+	c := checkpoint.New(w.source(), store, w.dir, w.keys, w.options, discard())
+	for range 5 {
+		w.round(c)
+	}
+	if store.asked != 2 || w.newest("acme").Size != 300 {
+		t.Errorf("asked %d times for 2 tenants in 5 rounds", store.asked)
+	}
+	w.append("empty", 2) // it is not forgotten
+	w.round(c)
+	if w.newest("empty").Size != 2 {
+		t.Error("the first entries of a tenant are not signed")
+	}
+	w.exec(`delete from ledger.entry_0 where tenant_id = 'acme'`)
+	w.exec(`delete from ledger.head where tenant_id = 'acme'`)
+	w.round(c)
+	if f := c.Status().Faults; len(f) != 1 || f[0].Reason != checkpoint.ReasonBelow || f[0].Seq != 300 {
+		t.Errorf("a log that is gone: %+v", f)
+	}
+}
+
 // TestNewDirectoryIsFilled: a directory that lost what the store has gets it back.
 func TestNewDirectoryIsFilled(t *testing.T) {
 	w := newWorld(t)
