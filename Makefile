@@ -17,11 +17,11 @@ export GIT_CONFIG_VALUE_0 := *
 BIN := bin/tallystick
 GOTEST := .ci/gotest
 # Packages whose tests are about goroutines, locks or the order of events.
-CONCURRENT := internal/keyring internal/kafka internal/postgres internal/authn ingest ledger processors analytics api
+CONCURRENT := internal/keyring internal/kafka internal/postgres internal/audit internal/authn internal/transport ingest ledger processors analytics api
 # Packages that speak to Kafka, and those that speak to Postgres; what simulates both is not repeated there.
 KAFKA_SUITE := internal/kafka ingest ledger processors
 SIMULATED := -skip '^TestSimulation'
-SERVER_SUITE := internal/postgres migrations ledger processors analytics
+SERVER_SUITE := internal/postgres internal/audit internal/authn internal/secrets migrations ledger processors analytics
 # existing packages of a list: folders that hold Go files, with all below them.
 packages = $(foreach d,$(1),$(if $(wildcard $(d)),./$(d)/...))
 

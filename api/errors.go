@@ -21,6 +21,8 @@ import (
 var (
 	// ErrNotFound: what was asked for does not exist. 404.
 	ErrNotFound = errors.New("api: not found")
+	// ErrConflict: what is there already stands against it; the text says what. 409.
+	ErrConflict = errors.New("api: conflict")
 	// ErrUnavailable: a store or a part of the pipeline is away. 503, come again.
 	ErrUnavailable = errors.New("api: unavailable")
 	// ErrDestroyed: the key that opens it is destroyed, for good. 410.
@@ -69,6 +71,7 @@ const (
 	reasonMalformed       = "malformed_body"
 	reasonNotFound        = "not_found"
 	reasonDestroyed       = "destroyed"
+	reasonConflict        = "conflict"
 	reasonMethod          = "method_not_allowed"
 	reasonTooLarge        = "body_too_large"
 	reasonMediaType       = "unsupported_media_type"
@@ -117,6 +120,8 @@ func translate(err error) failure {
 		return failure{code: codes.PermissionDenied, http: 403, reason: reasonForbidden, detail: err.Error()}
 	case errors.Is(err, ErrNotFound):
 		return failure{code: codes.NotFound, http: 404, reason: reasonNotFound, detail: "the ledger has no such thing"}
+	case errors.Is(err, ErrConflict):
+		return failure{code: codes.AlreadyExists, http: 409, reason: reasonConflict, detail: err.Error()}
 	case errors.Is(err, ErrDestroyed):
 		return failure{code: codes.FailedPrecondition, http: 410, reason: reasonDestroyed, detail: "the key that would open it is destroyed"}
 	case errors.Is(err, errUnimplemented):

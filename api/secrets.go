@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -98,8 +99,10 @@ func (a *accessService) secretsOf(ctx context.Context, tenantID string) (tenant.
 // texts holds a value.
 func secretError(ctx context.Context, err error) error {
 	switch {
-	case errors.Is(err, secrets.ErrInvalid), errors.Is(err, secrets.ErrExists):
+	case errors.Is(err, secrets.ErrInvalid):
 		return invalid("secret", "refused", "%v", err)
+	case errors.Is(err, secrets.ErrExists):
+		return fmt.Errorf("%w: %w", ErrConflict, err)
 	case errors.Is(err, secrets.ErrNotFound):
 		return ErrNotFound
 	case errors.Is(err, keyring.ErrDestroyed):

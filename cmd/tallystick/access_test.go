@@ -95,6 +95,10 @@ func newAccessWorld(t *testing.T) *accessWorld {
 	if w.admin, err = authn.LoadToken(w.app.tokenPath()); err != nil {
 		t.Fatal(err)
 	}
+	// The command line finds server, roots and token as a user's does.
+	t.Setenv("SSL_CERT_FILE", w.cert)
+	t.Setenv("TALLYSTICK_URL", w.url(""))
+	t.Setenv("TALLYSTICK_TOKEN", w.admin)
 	w.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS13}}}
 	t.Cleanup(w.client.CloseIdleConnections)
 	return w
@@ -207,6 +211,7 @@ func TestAccess(t *testing.T) {
 	w.must("/v1/tenants:batchCreate", `{"tenant_ids":["acme","umbrella"]}`, false)
 	t.Run("TLS", func(t *testing.T) { w.checkTLS(t) })
 	t.Run("renewal", func(t *testing.T) { w.checkRenewal(t) })
+	t.Run("commands", func(t *testing.T) { w.checkCommands(t) }) // the first to read the roots, once
 	t.Run("tokens", func(t *testing.T) { w.checkTokens(t) })
 	canaries := w.plant()
 	t.Run("audit", func(t *testing.T) { w.checkAudit(t) })
@@ -368,10 +373,6 @@ func (w *accessWorld) checkAudit(t *testing.T) {
 			t.Errorf("the audit log of acme does not tell of %q", want)
 		}
 	}
-	// The command line finds server, roots and token as a user's does.
-	t.Setenv("SSL_CERT_FILE", w.cert)
-	t.Setenv("TALLYSTICK_URL", w.url(""))
-	t.Setenv("TALLYSTICK_TOKEN", w.admin)
 	for id, of := range map[string][]string{"acme": {"--tenant", "acme"}, string(audit.Installation): {"--installation"}} {
 		if n, err := w.app.access.log.Verify(t.Context(), tenant.ID(id)); err != nil || n < 10 {
 			t.Errorf("the chain of %s: %d events, %v", id, n, err)
@@ -381,7 +382,7 @@ func (w *accessWorld) checkAudit(t *testing.T) {
 			append([]string{"audit", "verify"}, of...), append([]string{"audit", "export", "-o", file}, of...),
 			{"audit", "verify", "--file", file}, append([]string{"audit", "tail"}, of...),
 		} {
-			if code, out := w.command(args...); code != exitOK || out == "" && args[1] != "export" {
+			if code, out := w.command("", args...); code != exitOK || out == "" && args[1] != "export" {
 				t.Errorf("%v: exit code %d\n%s", args, code, out)
 			}
 		}
@@ -393,23 +394,82 @@ func (w *accessWorld) checkAudit(t *testing.T) {
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if code, _ := w.command("audit", "verify", "--file", file); code != exitIntegrity {
+		if code, _ := w.command("", "audit", "verify", "--file", file); code != exitIntegrity {
 			t.Errorf("a changed export: exit code %d", code)
 		}
 	}
 }
 
-// command runs a command of the program in this process.
-func (w *accessWorld) command(args ...string) (code int, out string) {
-	var stdout bytes.Buffer
+// command runs a command of the program in this process and gives what it prints.
+func (w *accessWorld) command(stdin string, args ...string) (code int, out string) {
+	var stdout, stderr bytes.Buffer
 	root := newRootCommand()
 	root.SetArgs(args)
+	root.SetIn(strings.NewReader(stdin))
 	root.SetOut(&stdout)
-	root.SetErr(&stdout)
-	if err := root.ExecuteContext(w.t.Context()); err != nil {
+	root.SetErr(&stderr)
+	err := root.ExecuteContext(w.t.Context())
+	w.answers.Write(stderr.Bytes())
+	if err != nil {
+		fmt.Fprintln(&w.answers, err)
 		return exitCode(err), stdout.String() + err.Error()
 	}
 	return exitOK, stdout.String()
+}
+
+// checkCommands does by the command line what a person does.
+func (w *accessWorld) checkCommands(t *testing.T) {
+	run := func(want int, stdin string, args ...string) string {
+		t.Helper()
+		code, out := w.command(stdin, append(args, "--tenant", "acme")...)
+		if code != want {
+			t.Errorf("%v: exit code %d, want %d\n%s", args, code, want, out)
+		}
+		return out
+	}
+	id := func(out, prefix string) string {
+		t.Helper()
+		_, rest, ok := strings.Cut(out, prefix)
+		if !ok {
+			t.Fatalf("no %s in %q", prefix, out)
+		}
+		return prefix + strings.FieldsFunc(rest, func(r rune) bool { return r == ' ' || r == '"' })[0]
+	}
+	token := strings.TrimSpace(run(exitOK, "", "tokens", "create", "--name", "by command", "--scope", "ingest,read"))
+	if !strings.HasPrefix(token, "tsk_acme.") || w.send(token, 6) != http.StatusAccepted {
+		t.Errorf("the token that is printed: %q", token)
+	}
+	list := run(exitOK, "", "tokens", "list", "--json")
+	if strings.Contains(list, token) || !strings.Contains(list, "by command") {
+		t.Errorf("the list:\n%s", list)
+	}
+	run(exitUsage, "", "tokens", "create", "--name", "x")
+	run(exitUsage, "", "tokens", "create", "--name", "x", "--scope", "everything")
+	run(exitNotFound, "", "tokens", "revoke", "tok_nothing")
+
+	const value, next = "sk-by-command-0123456789abcdef", "sk-by-command-fedcba9876543210"
+	file := filepath.Join(t.TempDir(), "value")
+	if err := os.WriteFile(file, []byte(next+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	secret := id(run(exitOK, value+"\n", "secrets", "add", "--kind", "provider_key", "--name", "by command"), "sec_")
+	run(exitConflict, value, "secrets", "add", "--kind", "provider_key", "--name", "by command")
+	run(exitUsage, "", "secrets", "add", "--kind", "provider_key", "--name", "empty")
+	if out := run(exitOK, "", "secrets", "rotate", secret, "--value-file", file); !strings.Contains(out, "sk-b…3210") || strings.Contains(out, next) {
+		t.Errorf("rotate prints %q", out)
+	}
+	run(exitUsage, "", "secrets", "reveal", secret)
+	if out := run(exitOK, "", "secrets", "reveal", secret, "--reason", "a test"); out != next+"\n" {
+		t.Errorf("reveal prints %q", out)
+	}
+	if out := run(exitOK, "", "secrets", "list"); !strings.Contains(out, secret) || strings.Contains(out, next) || strings.Contains(out, value) {
+		t.Errorf("the list:\n%s", out)
+	}
+	run(exitOK, "", "secrets", "revoke", secret)
+	run(exitNotFound, "", "secrets", "reveal", secret, "--reason", "a test")
+	t.Setenv("TALLYSTICK_TOKEN", token)
+	run(exitAuth, "", "secrets", "list")
+	run(exitAuth, "", "audit", "tail")
 }
 
 // checkUnwritable makes the audit table unwritable: reads go on, and nothing
