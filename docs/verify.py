@@ -285,6 +285,8 @@ class Checker:
     def beside(self, entry, epoch):
         if entry.get("seq") != self.seq or entry.get("tenant_id") != self.tenant.encode():
             raise Broken(self.seq, "projected column differs", f"the entry is {entry.get('seq')} of {entry.get('tenant_id')}")
+        if entry["kind"] == "correction" and not 0 < entry.get("corrects_seq", 0) < self.seq:
+            raise Broken(self.seq, "correction", "it names no entry before it")
         want = self.epoch or 1
         if entry["kind"] == "control" and entry.get("control_kind") == b"key_epoch":
             want = int(entry["control_version"])

@@ -2,11 +2,17 @@ package main
 
 import (
 	"archive/zip"
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -155,6 +161,54 @@ func TestBrokenDownloadLeavesNothing(t *testing.T) {
 	}
 	w.want(exitUnavailable, "export", "--tenant", "acme", "--evidence", "-o", path)
 	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// exportChild is the environment variable by which a test process becomes an
+// export that hangs half way.
+const exportChild = "TALLYSTICK_TEST_EXPORT"
+
+// An export that is killed leaves nothing under the name asked for.
+func TestKilledExportLeavesNoFile(t *testing.T) {
+	if path := os.Getenv(exportChild); path != "" {
+		err := createWhole(path, func(f *os.File) error {
+			if _, err := f.Write(make([]byte, 1<<20)); err != nil {
+				return err
+			}
+			fmt.Println("half way")
+			_, err := io.Copy(io.Discard, os.Stdin) // until somebody kills us
+			return err
+		})
+		t.Fatalf("it went on: %v", err)
+	}
+	path := filepath.Join(t.TempDir(), "a.zip")
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledExportLeavesNoFile$")
+	child.Env = append(os.Environ(), exportChild+"="+path)
+	stdin, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close() //nolint:errcheck // the child is gone by then
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || line != "half way\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = child.Wait() // it was killed
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file under the name asked for: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".export-*")); err != nil || len(left) != 1 {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }

@@ -58,6 +58,7 @@ const (
 	tagTopicID        = 65
 	tagKey            = 68
 	tagCost           = 70
+	tagCorrectsSeq    = 77
 	tagControlKind    = 90
 	tagControlVersion = 91
 )
@@ -107,6 +108,7 @@ type content struct {
 	received    int64 // the same
 	priced      bool
 	cost        int64
+	corrects    int64  // number of a correction's original, 0 is none
 	control     []byte // kind of a control entry
 	controlVers []byte
 }
@@ -146,6 +148,8 @@ func (c *content) decode(b []byte) error {
 			hasKey = true
 		case tagCost:
 			c.priced, c.cost = true, int64(binary.BigEndian.Uint64(v))
+		case tagCorrectsSeq:
+			c.corrects = number(v)
 		case tagControlKind:
 			c.control = v
 		case tagControlVersion:

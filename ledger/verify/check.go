@@ -182,6 +182,9 @@ func (c *checker) checkBody(r *Row) error {
 	if string(b.tenant) != c.tenant {
 		return differs("tenant_id", c.tenant, fmt.Sprintf("%.64q", b.tenant))
 	}
+	if b.kind == kindCorrection && c.form.epochs && (b.corrects < 1 || b.corrects >= r.Seq) {
+		return foundBy(ByFormat, r.Seq, Correction, "it corrects entry %d, which is not before it", b.corrects)
+	}
 	if epoch, err := c.epochOf(r); err != nil {
 		return err
 	} else if r.Epoch != epoch {

@@ -53,6 +53,8 @@ const (
 	// UnknownVersion: the bytes begin with a version or kind that this verifier
 	// does not know.
 	UnknownVersion Reason = "unknown version"
+	// Correction: a correction names no entry before it.
+	Correction Reason = "correction"
 	// MissingAnchor: the entry before the range, or the head, is not there.
 	MissingAnchor Reason = "missing anchor"
 	// Truncated: entries end before the head or a checkpoint says, or the head
@@ -98,7 +100,7 @@ const (
 // give are told apart where they arise.
 var detectors = map[Reason]Detector{
 	Gap: ByNumber, Duplicate: ByNumber, PreviousHash: ByChain, Hash: ByChain, MAC: ByMAC, Projection: ByProjection,
-	UnknownVersion: ByFormat, MissingAnchor: ByHead, Truncated: ByHead, Root: ByRoot, Signature: BySignature,
+	UnknownVersion: ByFormat, Correction: ByFormat, MissingAnchor: ByHead, Truncated: ByHead, Root: ByRoot, Signature: BySignature,
 	Consistency: ByProof, MissingCheckpoint: BySignature, Manifest: ByManifest, Archive: ByArchive, AuditTrail: ByAudit,
 }
 
