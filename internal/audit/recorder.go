@@ -219,7 +219,11 @@ func (r *Recorder) Run(ctx context.Context) error {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalWait)
 			defer cancel()
 			r.close(r.now().Add(AllowedWindow + DeniedWindow))
-			return r.flush(last)
+			err := r.flush(last)
+			if err != nil {
+				r.log.Error("audit rows are lost: they could not be written before the end", "rows", r.waiting(), "err", err)
+			}
+			return err
 		case <-tick.C:
 			r.close(r.now())
 		case <-r.wake:
