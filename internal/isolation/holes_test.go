@@ -78,7 +78,7 @@ func TestHolesAreFound(t *testing.T) {
 			t.Errorf("%s: %q was not found among %d leaks", hole.name, hole.want, len(n.leaks))
 		}
 		a.must(t, hole.close...)
-		if n, err = attack(ctx, openSession(t, a.l.DSNs[hole.role]), a.super, a.named(t, hole.table, hole.role), 5); err != nil || len(n.leaks) > 0 || len(n.broken) > 0 {
+		if n, err = attack(ctx, openSession(t, a.l.DSNs[hole.role]), a.super, a.named(t, hole.table, hole.role), 11); err != nil || len(n.leaks) > 0 || len(n.broken) > 0 {
 			t.Errorf("%s, closed again: %q, %q, %v", hole.name, first(n.leaks), first(n.broken), err)
 		}
 	}

@@ -185,7 +185,7 @@ func bareSettingsMixedUp(t *testing.T, dsn string) (mixed int64) {
 				if _, err := conn.Exec(ctx, "select set_config('app.tenant_id', $1, false)", name); err != nil {
 					return err
 				}
-				if err := conn.QueryRow(ctx, "select current_setting('app.tenant_id', true)").Scan(&got); err != nil {
+				if err := conn.QueryRow(ctx, "select coalesce(current_setting('app.tenant_id', true), '')").Scan(&got); err != nil {
 					return err
 				}
 				if got != name {
