@@ -12,11 +12,15 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/tallystick/tallystick/api"
 	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/tenant"
+
+	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 )
 
 // fakeEvidence makes packages of repeated bytes.
@@ -179,5 +183,58 @@ func TestEvidenceRanges(t *testing.T) {
 	}
 	if d := day(26, berlin).Sub(day(25, berlin)); d != 25*time.Hour {
 		t.Errorf("the clocks went back by %s", 24*time.Hour-d)
+	}
+}
+
+// The same package by gRPC: pieces that come to the file, and errors as of any
+// other method.
+func TestEvidenceByGRPC(t *testing.T) {
+	f := &fakeEvidence{size: 1 << 20}
+	log := &fakeAudit{}
+	s := testServer(t, func(d *api.Deps, _ *api.Options) { d.Evidence, d.Audit = f, log })
+	c := pb.NewEvidenceServiceClient(dial(t, s))
+	read := func(token string, req *pb.GetEvidenceRequest) (first *pb.GetEvidenceResponse, n int, err error) {
+		stream, err := c.GetEvidence(as(t.Context(), token), req)
+		if err != nil {
+			return nil, 0, err
+		}
+		for {
+			m, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return first, n, nil
+			}
+			if err != nil {
+				return first, n, err
+			}
+			if first == nil {
+				first = m
+			}
+			n += len(m.Data)
+		}
+	}
+	first, n, err := read("acme", &pb.GetEvidenceRequest{TenantId: "acme", From: "3"})
+	if err != nil || n != 1<<20 || first.FromSeq != 3 || first.ToSeq != 9 || first.CheckpointSize != 12 || f.asked.FromSeq != 3 {
+		t.Errorf("%d bytes, %v, asked %+v", n, err, f.asked)
+	}
+	for _, bad := range []struct {
+		token string
+		req   *pb.GetEvidenceRequest
+		want  codes.Code
+	}{
+		{"", &pb.GetEvidenceRequest{TenantId: "acme"}, codes.Unauthenticated},
+		{"acme", &pb.GetEvidenceRequest{TenantId: "bravo"}, codes.PermissionDenied},
+		{"two", &pb.GetEvidenceRequest{TenantId: "acme"}, codes.PermissionDenied},
+		{"acme", &pb.GetEvidenceRequest{TenantId: "acme", From: "x"}, codes.InvalidArgument},
+	} {
+		if _, _, err := read(bad.token, bad.req); status.Code(err) != bad.want {
+			t.Errorf("%s %v: %v", bad.token, bad.req, err)
+		}
+	}
+	f.broken = errors.New("the store went away")
+	if _, _, err := read("acme", &pb.GetEvidenceRequest{TenantId: "acme"}); status.Code(err) != codes.Internal {
+		t.Errorf("broken off: %v", err)
+	}
+	if last := log.rows[len(log.rows)-1]; last.Action != "ledger.export" || last.Outcome != audit.Failed {
+		t.Errorf("audited: %+v", last)
 	}
 }

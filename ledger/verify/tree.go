@@ -46,13 +46,17 @@ func (f forest) root() tlog.Hash {
 	return h
 }
 
+// maxLevel bounds the subtrees of a tree of any size: the next one would have
+// 2^62 leaves.
+const maxLevel = 61
+
 // spans are the subtrees, without hashes, of the leaves from first to before
 // end: the one way to write them as few as there can be.
 func spans(first, end int64) forest {
 	var f forest
 	for first < end {
 		level := uint8(0)
-		for first>>level&1 == 0 && first+2<<level <= end {
+		for level < maxLevel && first>>level&1 == 0 && int64(2)<<level <= end-first {
 			level++
 		}
 		f = append(f, subtree{level: level, index: first >> level})

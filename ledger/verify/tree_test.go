@@ -210,3 +210,21 @@ func TestKept(t *testing.T) {
 		t.Error("a hash that is none")
 	}
 }
+
+// Sizes that nobody has end the search for subtrees all the same.
+func TestSpansOfAnySize(t *testing.T) {
+	for _, end := range []int64{0, 1, 7, 1 << 40, 1<<62 - 1, 1 << 62, 1<<63 - 1} {
+		var leaves uint64
+		next := int64(0)
+		for _, s := range spans(0, end) {
+			if s.index<<s.level != next {
+				t.Fatalf("of %d: a gap at %d", end, next)
+			}
+			leaves += 1 << s.level
+			next += 1 << s.level
+		}
+		if leaves != uint64(end) {
+			t.Errorf("of %d: %d leaves", end, leaves)
+		}
+	}
+}
