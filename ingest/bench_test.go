@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,6 +18,8 @@ import (
 	tallystickv1 "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 	"github.com/tallystick/tallystick/ingest"
 	"github.com/tallystick/tallystick/internal/kafka"
+	"github.com/tallystick/tallystick/internal/keyring"
+	"github.com/tallystick/tallystick/internal/tenant"
 )
 
 // nullLog makes everything durable at once and keeps nothing, so that what is
@@ -86,6 +89,67 @@ func BenchmarkHTTP(b *testing.B) {
 		b.Run(fmt.Sprintf("protobuf/%d", n), func(b *testing.B) { benchHTTP(b, "application/x-protobuf", batch, n) })
 		b.Run(fmt.Sprintf("json/%d", n), func(b *testing.B) { benchHTTP(b, "application/json", benchJSON(b, n), n) })
 	}
+}
+
+// sealingKeys are the fake's keys, and seal with those of a real keyring.
+type sealingKeys struct {
+	fakeKeys
+	ring *keyring.Ring
+}
+
+func (k sealingKeys) Epoch(id tenant.ID, p keyring.Purpose) uint32 { return k.ring.Epoch(id, p) }
+
+func (k sealingKeys) Seal(dst []byte, id tenant.ID, p keyring.Purpose, at keyring.Place, plaintext []byte) ([]byte, error) {
+	return k.ring.Seal(dst, id, p, at, plaintext)
+}
+
+// BenchmarkSealing is what a person and a confidential tag add to an event:
+// 400 persons who call again and again, persons who never do, and a tag.
+func BenchmarkSealing(b *testing.B) {
+	const n = 1000
+	ring, err := keyring.Open(filepath.Join(b.TempDir(), "keys"), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ring.Close()
+	if _, err := ring.Create("acme"); err != nil {
+		b.Fatal(err)
+	}
+	run := func(name string, user func(i int) string, confidential ...string) {
+		b.Run(name, func(b *testing.B) {
+			opts := ingest.Options{Topic: "events", EdgeID: "edge-1", EdgeEpoch: 7, Now: func() time.Time { return noon }}
+			opts.Confidential = &fakeConfidential{version: 1, tags: map[tenant.ID][]string{"acme": confidential}}
+			edge, err := ingest.New(nullLog{}, sealingKeys{ring: ring}, fakeAuth{}, opts)
+			if err != nil {
+				b.Fatal(err)
+			}
+			bodies := make([][]byte, 40)
+			for j := range bodies {
+				events := benchMessages(n)
+				for i, ev := range events {
+					ev.User = user(j*n + i)
+				}
+				if bodies[j], err = proto.Marshal(&tallystickv1.EventBatch{Events: events}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			h, next := edge.Handler(), 0
+			perEvent(b, n, func() {
+				r := httptest.NewRequest(http.MethodPost, ingest.EventsPath, bytes.NewReader(bodies[next%len(bodies)]))
+				next++
+				r.Header.Set("Content-Type", "application/x-protobuf")
+				r.Header.Set("Authorization", "Bearer admin")
+				w := httptest.NewRecorder()
+				if h.ServeHTTP(w, r); w.Code != http.StatusAccepted {
+					b.Fatal(w.Body)
+				}
+			})
+		})
+	}
+	run("nobody", func(int) string { return "" })
+	run("known persons", func(i int) string { return fmt.Sprintf("user-%d@example.com", i%400) })
+	run("new persons", func(i int) string { return fmt.Sprintf("user-%d@example.com", i) })
+	run("confidential tag", func(int) string { return "" }, "cost_center")
 }
 
 func benchJSON(b *testing.B, n int) []byte {
