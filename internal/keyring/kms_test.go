@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -135,68 +136,79 @@ func TestServiceSlow(t *testing.T) {
 	})
 }
 
-// fakeLedger comes to announced epochs when the test lets it.
-type fakeLedger struct {
+// rotatorWorld is the audit log and the ledger of a Rotator: they fail, and come
+// to announced epochs, when the test lets them.
+type rotatorWorld struct {
+	mu        sync.Mutex // protects what follows
+	told      int
+	refuse    error
 	announced int
 	met       bool
 	err       error
 }
 
-func (l *fakeLedger) announce(_ context.Context, epochs []keyring.KeyEpoch) ([]keyring.KeyEpoch, error) {
-	l.announced++
-	if l.met {
-		return epochs, l.err
-	}
-	return nil, l.err
+func (w *rotatorWorld) due(_ context.Context, due []keyring.KeyEpoch) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told += len(due)
+	return w.refuse
 }
 
-// TestRotator runs a year of rotations, with days of an hour, with an audit log and a ledger that
-// fail in between.
+func (w *rotatorWorld) announce(_ context.Context, epochs []keyring.KeyEpoch) ([]keyring.KeyEpoch, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.announced++
+	if w.met {
+		return epochs, w.err
+	}
+	return nil, w.err
+}
+
+// after sets what the world does from now on, lets time pass, and answers what
+// has been asked of it.
+func (w *rotatorWorld) after(d time.Duration, refuse error, met bool, err error) (told, announced int) {
+	w.mu.Lock()
+	w.refuse, w.met, w.err = refuse, met, err
+	w.mu.Unlock()
+	time.Sleep(d)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.told, w.announced
+}
+
+// TestRotator runs a year of rotations, with days of an hour, with an audit log
+// and a ledger that fail in between.
 func TestRotator(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := mustOpen(t, t.TempDir())
 		mustCreate(t, r, "acme", "system/0")
-		ledger := &fakeLedger{}
+		w := &rotatorWorld{}
 		const day = time.Hour // a year of seconds would take one
-		var told []keyring.KeyEpoch
-		var refuse error
 		o := &keyring.Rotator{
-			Ring: r, Schedule: keyring.Schedule{MAC: 365 * day, Checkpoint: 365 * day, Audit: 365 * day, Sealing: 90 * day}, Announce: ledger.announce, Log: slog.New(slog.DiscardHandler),
-			Due: func(_ context.Context, due []keyring.KeyEpoch) error {
-				told = append(told, due...)
-				return refuse
-			},
+			Ring: r, Schedule: keyring.Schedule{MAC: 365 * day, Checkpoint: 365 * day, Audit: 365 * day, Sealing: 90 * day},
+			Announce: w.announce, Due: w.due, Log: slog.New(slog.DiscardHandler),
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- o.Run(ctx) }()
 		active := func(p keyring.Purpose) uint32 { return r.Epoch("acme", p) }
 
-		time.Sleep(89 * day)
-		if len(told) != 0 || active(keyring.SealTags) != 1 {
-			t.Errorf("something happened too early: %v", told)
+		if told, _ := w.after(89*day, nil, false, nil); told != 0 || active(keyring.SealTags) != 1 {
+			t.Errorf("something happened too early: %d told", told)
 		}
-		refuse = errors.New("the audit log is away")
-		time.Sleep(2 * day)
-		if active(keyring.SealTags) != 1 || len(told) == 0 {
+		if told, _ := w.after(2*day, errors.New("the audit log is away"), false, nil); told == 0 || active(keyring.SealTags) != 1 {
 			t.Error("rotated without an audit row")
 		}
-		refuse = nil
-		time.Sleep(time.Hour)
-		if active(keyring.SealTags) != 2 {
+		if w.after(time.Hour, nil, false, nil); active(keyring.SealTags) != 2 {
 			t.Error("not rotated although due")
 		}
-		time.Sleep(280 * day)
-		if active(keyring.MAC) != 1 || len(r.Pending()) != 1 || ledger.announced == 0 {
+		if _, announced := w.after(280*day, nil, false, nil); active(keyring.MAC) != 1 || len(r.Pending()) != 1 || announced == 0 {
 			t.Errorf("a MAC epoch in force before the ledger met it: %d, %v", active(keyring.MAC), r.Pending())
 		}
-		ledger.met, ledger.err = true, errors.New("the broker is away")
-		time.Sleep(time.Hour)
-		if active(keyring.MAC) != 1 {
+		if w.after(time.Hour, nil, true, errors.New("the broker is away")); active(keyring.MAC) != 1 {
 			t.Error("in force although the ledger could not be asked")
 		}
-		ledger.err = nil
-		time.Sleep(time.Minute)
+		w.after(time.Minute, nil, true, nil)
 		if active(keyring.MAC) != 2 || len(r.Pending()) != 0 || active(keyring.Checkpoint) != 2 || active(keyring.Audit) != 2 {
 			t.Errorf("after a year: mac %d, checkpoint %d, audit %d", active(keyring.MAC), active(keyring.Checkpoint), active(keyring.Audit))
 		}
@@ -205,8 +217,7 @@ func TestRotator(t *testing.T) {
 		}
 		// One that a command begins follows within seconds.
 		rotate(t, r, keyring.SeriesMAC, tenant.ID("acme"))
-		time.Sleep(5 * time.Second)
-		if active(keyring.MAC) != 3 {
+		if w.after(5*time.Second, nil, true, nil); active(keyring.MAC) != 3 {
 			t.Error("a rotation by command waits")
 		}
 		cancel()

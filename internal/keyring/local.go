@@ -200,7 +200,7 @@ func (l *localKeys) make(name string) (*localKey, error) {
 func (l *localKeys) tidy(used map[string]bool, retire bool) error {
 	for _, name := range []string{masterName, sealedName} {
 		path := filepath.Join(l.dir, name)
-		if err := clearLeftovers(path); err != nil {
+		if err := errors.Join(clearLeftovers(path), clearLeftovers(path+nextSuffix)); err != nil {
 			return err
 		}
 		l.mu.Lock()
