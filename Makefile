@@ -103,7 +103,7 @@ test/kms: ## wrap root keys with moto's AWS KMS (needs Python 3 with venv)
 .PHONY: isolation
 isolation: engines build ## try to reach one tenant's data as another, in every way there is (needs PgBouncer)
 	@mkdir -p bin && go test -c -o bin/isolation.test ./internal/isolation
-	@go test -count=1 -run '^Test(Isolation|KnownHoles|Every|StatementsStay|Injection|NamesAreClosed)' ./analytics
+	@go test -count=1 -run '^Test(Isolation|KnownHoles|EveryTable|Filter|Mutations|StatementsStay|NamesAreClosed)' ./analytics
 	@cd internal/isolation && TALLYSTICK_ISOLATION=1 TALLYSTICK_ISOLATION_BINARY=$(CURDIR)/$(BIN) $(CURDIR)/bin/isolation.test -test.timeout 10m
 
 .PHONY: tamper
