@@ -37,11 +37,12 @@ var access = map[string]rule{
 	pb.ReportService_QueryTimeSeries_FullMethodName: {scope: authn.Read},
 	pb.ReportService_QueryGroups_FullMethodName:     {scope: authn.Read},
 
-	pb.LedgerService_GetHead_FullMethodName:      {scope: authn.Read},
-	pb.LedgerService_ListEntries_FullMethodName:  {scope: authn.Read},
-	pb.LedgerService_GetEntry_FullMethodName:     {scope: authn.Read},
-	pb.LedgerService_VerifyLedger_FullMethodName: {scope: authn.Read},
-	pb.IngestService_GetEvent_FullMethodName:     {scope: authn.Read},
+	pb.LedgerService_GetHead_FullMethodName:       {scope: authn.Read},
+	pb.LedgerService_ListEntries_FullMethodName:   {scope: authn.Read},
+	pb.LedgerService_GetEntry_FullMethodName:      {scope: authn.Read},
+	pb.LedgerService_VerifyLedger_FullMethodName:  {scope: authn.Read},
+	pb.LedgerService_CompareLedger_FullMethodName: {scope: authn.Read},
+	pb.IngestService_GetEvent_FullMethodName:      {scope: authn.Read},
 
 	// A package holds audit rows only for who may also see the audit log.
 	pb.EvidenceService_GetEvidence_FullMethodName: {scope: authn.Export, action: "ledger.export"},

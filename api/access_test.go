@@ -46,7 +46,7 @@ func TestEveryMethodHasARule(t *testing.T) {
 	if len(methods) < 20 {
 		t.Fatalf("only %d methods are found", len(methods))
 	}
-	reads := []string{"Get", "List", "Query", "Verify", "Prove", "Find"}
+	reads := []string{"Get", "List", "Query", "Verify", "Compare", "Prove", "Find"}
 	for _, m := range methods {
 		scope, _, isAudited, ok := api.AccessRule(m)
 		name := m[strings.LastIndex(m, "/")+1:]

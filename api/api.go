@@ -76,6 +76,13 @@ type Verifier interface {
 	Verify(ctx context.Context, id tenant.ID, req *pb.VerifyLedgerRequest) (*pb.VerifyLedgerResponse, error)
 }
 
+// Comparer holds a tenant's ledger against what else has a copy of a part of it.
+type Comparer interface {
+	// Compare returns the first difference of each comparison. ErrUnavailable when
+	// a store is away, or the reports have not caught up with the ledger.
+	Compare(ctx context.Context, id tenant.ID) ([]*pb.LedgerDifference, error)
+}
+
 // Tenants creates and lists tenants.
 type Tenants interface {
 	// Create makes those of the tenants that do not exist and returns them. When
@@ -117,6 +124,7 @@ type Deps struct {
 	// A store with an index for it is much faster than the ledger.
 	Conflicts Conflicts
 	Verifier  Verifier
+	Comparer  Comparer
 	Evidence  Evidence
 	Tenants   Tenants
 	Subjects  Subjects

@@ -24,6 +24,7 @@ const (
 	coverageHeader    = "X-Tallystick-Coverage"
 	reportsPath       = "/v1/reports/"
 	verifyPath        = "/v1/ledger:verify"
+	comparePath       = "/v1/ledger:compare"
 )
 
 // routes builds the mux: health, and the gateway behind authentication.
@@ -181,7 +182,7 @@ func (s *Server) secure(h http.Header, requestID string) {
 // timeout bounds a request by its path or method.
 func (s *Server) timeout(method string) time.Duration {
 	switch method {
-	case verifyPath, pb.LedgerService_VerifyLedger_FullMethodName:
+	case verifyPath, comparePath, pb.LedgerService_VerifyLedger_FullMethodName, pb.LedgerService_CompareLedger_FullMethodName:
 		return s.opts.VerifyTimeout
 	case evidencePath, auditExportPath, pb.EvidenceService_GetEvidence_FullMethodName:
 		return maxDownloadTime

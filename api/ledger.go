@@ -135,6 +135,19 @@ func (l *ledgerService) VerifyLedger(ctx context.Context, req *pb.VerifyLedgerRe
 	return l.s.deps.Verifier.Verify(ctx, id, req)
 }
 
+// CompareLedger holds the ledger against what else has a copy of it.
+func (l *ledgerService) CompareLedger(ctx context.Context, req *pb.CompareLedgerRequest) (*pb.CompareLedgerResponse, error) {
+	if l.s.deps.Comparer == nil {
+		return nil, errUnimplemented
+	}
+	id, err := tenantOf(ctx, req.TenantId)
+	if err != nil {
+		return nil, err
+	}
+	found, err := l.s.deps.Comparer.Compare(ctx, id)
+	return &pb.CompareLedgerResponse{Differences: found}, err
+}
+
 // entryMessage decodes an entry for the API. An entry that does not decode is
 // answered with its bytes all the same: whoever looks for tampering must see it.
 func entryMessage(tenantID string, s *StoredEntry) (*pb.Entry, error) {

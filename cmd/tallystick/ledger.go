@@ -53,13 +53,13 @@ func newLedgerCommand() *cobra.Command {
 	}
 	verifyCmd, exportCmd := newLedgerVerifyCommand(f), newLedgerExportCommand(f)
 	headCmd, entriesCmd := newLedgerHeadCommand(f), newLedgerEntriesCommand(f)
-	proveCmd, checkpointCmd := newProveCommand(f), newCheckpointCommand(f)
-	for _, sub := range []*cobra.Command{verifyCmd, headCmd, entriesCmd, exportCmd, proveCmd, checkpointCmd} {
+	proveCmd, checkpointCmd, compareCmd := newProveCommand(f), newCheckpointCommand(f), newLedgerCompareCommand(f)
+	for _, sub := range []*cobra.Command{verifyCmd, headCmd, entriesCmd, exportCmd, proveCmd, checkpointCmd, compareCmd} {
 		f.serverFlags(sub.Flags())
 	}
 	f.storeFlags(verifyCmd.Flags())
 	f.storeFlags(exportCmd.Flags())
-	cmd.AddCommand(verifyCmd, headCmd, entriesCmd, exportCmd, proveCmd, checkpointCmd, newLedgerMACKeysCommand(f), newQuarantineCommand())
+	cmd.AddCommand(verifyCmd, compareCmd, headCmd, entriesCmd, exportCmd, proveCmd, checkpointCmd, newLedgerMACKeysCommand(f), newQuarantineCommand())
 	return cmd
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tallystick/tallystick/analytics/report"
+	"github.com/tallystick/tallystick/api"
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/kafka"
 	"github.com/tallystick/tallystick/internal/keyring"
@@ -16,6 +17,8 @@ import (
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/ledger/chain"
+
+	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 )
 
 // Detectors of what stands beside a ledger; those of the ledger itself are in
@@ -47,6 +50,21 @@ type besideFault struct {
 	Detector string
 	Seq      int64 // the first entry that it concerns, 0 when it is no single one
 	Message  string
+}
+
+var _ api.Comparer = (*beside)(nil)
+
+// Compare implements api.Comparer.
+func (b *beside) Compare(ctx context.Context, id tenant.ID) ([]*pb.LedgerDifference, error) {
+	faults, err := b.check(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	found := make([]*pb.LedgerDifference, len(faults))
+	for i, f := range faults {
+		found[i] = &pb.LedgerDifference{Detector: f.Detector, Seq: f.Seq, Message: f.Message}
+	}
+	return found, nil
 }
 
 // check runs all checks and returns the first fault of each. What Kafka has
@@ -307,7 +325,7 @@ func (b *beside) compareHours(ctx context.Context, id tenant.ID, hours []hourSum
 		return nil, fmt.Errorf("reports: %w", err)
 	}
 	if got.Coverage.ToSeq < to {
-		return nil, fmt.Errorf("reports reach entry %d, the ledger %d: ask again when they have caught up", got.Coverage.ToSeq, to)
+		return nil, fmt.Errorf("%w: reports reach entry %d, the ledger %d: ask again when they have caught up", api.ErrUnavailable, got.Coverage.ToSeq, to)
 	}
 	requests, cost := make(map[int64]int64), make(map[int64]money.Sum)
 	for _, s := range got.Series {

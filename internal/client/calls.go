@@ -250,3 +250,20 @@ func (c *Client) VerifyRange(ctx context.Context, q VerifyQuery) (*Verification,
 	var v Verification
 	return &v, c.post(ctx, "/v1/ledger:verify", q, &v)
 }
+
+// Difference is where a ledger and something beside it part.
+type Difference struct {
+	Detector string `json:"detector"`
+	Seq      Int    `json:"seq"` // 0 when it is no single entry
+	Message  string `json:"message"`
+}
+
+// Compare has the server hold a tenant's ledger against everything beside it
+// that has a copy of a part of it.
+func (c *Client) Compare(ctx context.Context, tenant string) ([]Difference, error) {
+	var answer struct {
+		Differences []Difference `json:"differences"`
+	}
+	err := c.post(ctx, "/v1/ledger:compare", map[string]string{"tenant_id": tenant}, &answer)
+	return answer.Differences, err
+}

@@ -23,6 +23,157 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type CompareLedgerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareLedgerRequest) Reset() {
+	*x = CompareLedgerRequest{}
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareLedgerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareLedgerRequest) ProtoMessage() {}
+
+func (x *CompareLedgerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareLedgerRequest.ProtoReflect.Descriptor instead.
+func (*CompareLedgerRequest) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *CompareLedgerRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+type CompareLedgerResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first difference that each comparison found; empty when all agree.
+	Differences   []*LedgerDifference `protobuf:"bytes,1,rep,name=differences,proto3" json:"differences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareLedgerResponse) Reset() {
+	*x = CompareLedgerResponse{}
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareLedgerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareLedgerResponse) ProtoMessage() {}
+
+func (x *CompareLedgerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareLedgerResponse.ProtoReflect.Descriptor instead.
+func (*CompareLedgerResponse) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CompareLedgerResponse) GetDifferences() []*LedgerDifference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+type LedgerDifference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// prices, published, sealed or reports.
+	Detector string `protobuf:"bytes,1,opt,name=detector,proto3" json:"detector,omitempty"`
+	// The first entry that it concerns; 0 when it is no single one.
+	Seq           int64  `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LedgerDifference) Reset() {
+	*x = LedgerDifference{}
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LedgerDifference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LedgerDifference) ProtoMessage() {}
+
+func (x *LedgerDifference) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LedgerDifference.ProtoReflect.Descriptor instead.
+func (*LedgerDifference) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *LedgerDifference) GetDetector() string {
+	if x != nil {
+		return x.Detector
+	}
+	return ""
+}
+
+func (x *LedgerDifference) GetSeq() int64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *LedgerDifference) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 type GetHeadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
@@ -32,7 +183,7 @@ type GetHeadRequest struct {
 
 func (x *GetHeadRequest) Reset() {
 	*x = GetHeadRequest{}
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[0]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -44,7 +195,7 @@ func (x *GetHeadRequest) String() string {
 func (*GetHeadRequest) ProtoMessage() {}
 
 func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[0]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -57,7 +208,7 @@ func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadRequest.ProtoReflect.Descriptor instead.
 func (*GetHeadRequest) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{0}
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *GetHeadRequest) GetTenantId() string {
@@ -81,7 +232,7 @@ type Head struct {
 
 func (x *Head) Reset() {
 	*x = Head{}
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[1]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -93,7 +244,7 @@ func (x *Head) String() string {
 func (*Head) ProtoMessage() {}
 
 func (x *Head) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[1]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -106,7 +257,7 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Head.ProtoReflect.Descriptor instead.
 func (*Head) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{1}
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Head) GetTenantId() string {
@@ -158,7 +309,7 @@ type ListEntriesRequest struct {
 
 func (x *ListEntriesRequest) Reset() {
 	*x = ListEntriesRequest{}
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[2]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -170,7 +321,7 @@ func (x *ListEntriesRequest) String() string {
 func (*ListEntriesRequest) ProtoMessage() {}
 
 func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[2]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -183,7 +334,7 @@ func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{2}
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListEntriesRequest) GetTenantId() string {
@@ -224,7 +375,7 @@ type ListEntriesResponse struct {
 
 func (x *ListEntriesResponse) Reset() {
 	*x = ListEntriesResponse{}
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[3]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -236,7 +387,7 @@ func (x *ListEntriesResponse) String() string {
 func (*ListEntriesResponse) ProtoMessage() {}
 
 func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[3]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -249,7 +400,7 @@ func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{3}
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListEntriesResponse) GetEntries() []*Entry {
@@ -276,7 +427,7 @@ type GetEntryRequest struct {
 
 func (x *GetEntryRequest) Reset() {
 	*x = GetEntryRequest{}
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[4]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +439,7 @@ func (x *GetEntryRequest) String() string {
 func (*GetEntryRequest) ProtoMessage() {}
 
 func (x *GetEntryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[4]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +452,7 @@ func (x *GetEntryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEntryRequest.ProtoReflect.Descriptor instead.
 func (*GetEntryRequest) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{4}
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetEntryRequest) GetTenantId() string {
@@ -355,7 +506,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[5]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -367,7 +518,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[5]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -380,7 +531,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{5}
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Entry) GetTenantId() string {
@@ -563,7 +714,7 @@ type Correction struct {
 
 func (x *Correction) Reset() {
 	*x = Correction{}
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[6]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +726,7 @@ func (x *Correction) String() string {
 func (*Correction) ProtoMessage() {}
 
 func (x *Correction) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[6]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +739,7 @@ func (x *Correction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Correction.ProtoReflect.Descriptor instead.
 func (*Correction) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{6}
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Correction) GetSeq() int64 {
@@ -641,7 +792,7 @@ type VerifyLedgerRequest struct {
 
 func (x *VerifyLedgerRequest) Reset() {
 	*x = VerifyLedgerRequest{}
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[7]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +804,7 @@ func (x *VerifyLedgerRequest) String() string {
 func (*VerifyLedgerRequest) ProtoMessage() {}
 
 func (x *VerifyLedgerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[7]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,7 +817,7 @@ func (x *VerifyLedgerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyLedgerRequest.ProtoReflect.Descriptor instead.
 func (*VerifyLedgerRequest) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{7}
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *VerifyLedgerRequest) GetTenantId() string {
@@ -722,7 +873,7 @@ type VerifyLedgerResponse struct {
 
 func (x *VerifyLedgerResponse) Reset() {
 	*x = VerifyLedgerResponse{}
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[8]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +885,7 @@ func (x *VerifyLedgerResponse) String() string {
 func (*VerifyLedgerResponse) ProtoMessage() {}
 
 func (x *VerifyLedgerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_ledger_proto_msgTypes[8]
+	mi := &file_tallystick_v1_ledger_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +898,7 @@ func (x *VerifyLedgerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyLedgerResponse.ProtoReflect.Descriptor instead.
 func (*VerifyLedgerResponse) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{8}
+	return file_tallystick_v1_ledger_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *VerifyLedgerResponse) GetVerdict() string {
@@ -831,7 +982,15 @@ var File_tallystick_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_tallystick_v1_ledger_proto_rawDesc = "" +
 	"\n" +
-	"\x1atallystick/v1/ledger.proto\x12\rtallystick.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"-\n" +
+	"\x1atallystick/v1/ledger.proto\x12\rtallystick.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"3\n" +
+	"\x14CompareLedgerRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"Z\n" +
+	"\x15CompareLedgerResponse\x12A\n" +
+	"\vdifferences\x18\x01 \x03(\v2\x1f.tallystick.v1.LedgerDifferenceR\vdifferences\"Z\n" +
+	"\x10LedgerDifference\x12\x1a\n" +
+	"\bdetector\x18\x01 \x01(\tR\bdetector\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x03R\x03seq\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"-\n" +
 	"\x0eGetHeadRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"\xae\x01\n" +
 	"\x04Head\x12\x1b\n" +
@@ -924,12 +1083,13 @@ const file_tallystick_v1_ledger_proto_rawDesc = "" +
 	"\bdetector\x18\t \x01(\tR\bdetector\x12'\n" +
 	"\x0fcheckpoint_size\x18\n" +
 	" \x01(\x03R\x0echeckpointSize\x12\x12\n" +
-	"\x04tree\x18\v \x03(\tR\x04tree2\xb4\x03\n" +
+	"\x04tree\x18\v \x03(\tR\x04tree2\xaf\x04\n" +
 	"\rLedgerService\x12V\n" +
 	"\aGetHead\x12\x1d.tallystick.v1.GetHeadRequest\x1a\x13.tallystick.v1.Head\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/ledger/head\x12p\n" +
 	"\vListEntries\x12!.tallystick.v1.ListEntriesRequest\x1a\".tallystick.v1.ListEntriesResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/ledger/entries\x12b\n" +
 	"\bGetEntry\x12\x1e.tallystick.v1.GetEntryRequest\x1a\x14.tallystick.v1.Entry\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/ledger/entries/{seq}\x12u\n" +
-	"\fVerifyLedger\x12\".tallystick.v1.VerifyLedgerRequest\x1a#.tallystick.v1.VerifyLedgerResponse\"\x1c\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/v1/ledger:verifyBEZCgithub.com/tallystick/tallystick/api/gen/tallystick/v1;tallystickv1b\x06proto3"
+	"\fVerifyLedger\x12\".tallystick.v1.VerifyLedgerRequest\x1a#.tallystick.v1.VerifyLedgerResponse\"\x1c\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/v1/ledger:verify\x12y\n" +
+	"\rCompareLedger\x12#.tallystick.v1.CompareLedgerRequest\x1a$.tallystick.v1.CompareLedgerResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/ledger:compareBEZCgithub.com/tallystick/tallystick/api/gen/tallystick/v1;tallystickv1b\x06proto3"
 
 var (
 	file_tallystick_v1_ledger_proto_rawDescOnce sync.Once
@@ -943,44 +1103,50 @@ func file_tallystick_v1_ledger_proto_rawDescGZIP() []byte {
 	return file_tallystick_v1_ledger_proto_rawDescData
 }
 
-var file_tallystick_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_tallystick_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_tallystick_v1_ledger_proto_goTypes = []any{
-	(*GetHeadRequest)(nil),        // 0: tallystick.v1.GetHeadRequest
-	(*Head)(nil),                  // 1: tallystick.v1.Head
-	(*ListEntriesRequest)(nil),    // 2: tallystick.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil),   // 3: tallystick.v1.ListEntriesResponse
-	(*GetEntryRequest)(nil),       // 4: tallystick.v1.GetEntryRequest
-	(*Entry)(nil),                 // 5: tallystick.v1.Entry
-	(*Correction)(nil),            // 6: tallystick.v1.Correction
-	(*VerifyLedgerRequest)(nil),   // 7: tallystick.v1.VerifyLedgerRequest
-	(*VerifyLedgerResponse)(nil),  // 8: tallystick.v1.VerifyLedgerResponse
-	nil,                           // 9: tallystick.v1.Entry.TokensEntry
-	nil,                           // 10: tallystick.v1.Entry.AttributionEntry
-	nil,                           // 11: tallystick.v1.Correction.TokenDeltasEntry
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*CompareLedgerRequest)(nil),  // 0: tallystick.v1.CompareLedgerRequest
+	(*CompareLedgerResponse)(nil), // 1: tallystick.v1.CompareLedgerResponse
+	(*LedgerDifference)(nil),      // 2: tallystick.v1.LedgerDifference
+	(*GetHeadRequest)(nil),        // 3: tallystick.v1.GetHeadRequest
+	(*Head)(nil),                  // 4: tallystick.v1.Head
+	(*ListEntriesRequest)(nil),    // 5: tallystick.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),   // 6: tallystick.v1.ListEntriesResponse
+	(*GetEntryRequest)(nil),       // 7: tallystick.v1.GetEntryRequest
+	(*Entry)(nil),                 // 8: tallystick.v1.Entry
+	(*Correction)(nil),            // 9: tallystick.v1.Correction
+	(*VerifyLedgerRequest)(nil),   // 10: tallystick.v1.VerifyLedgerRequest
+	(*VerifyLedgerResponse)(nil),  // 11: tallystick.v1.VerifyLedgerResponse
+	nil,                           // 12: tallystick.v1.Entry.TokensEntry
+	nil,                           // 13: tallystick.v1.Entry.AttributionEntry
+	nil,                           // 14: tallystick.v1.Correction.TokenDeltasEntry
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_tallystick_v1_ledger_proto_depIdxs = []int32{
-	12, // 0: tallystick.v1.Head.received_at:type_name -> google.protobuf.Timestamp
-	5,  // 1: tallystick.v1.ListEntriesResponse.entries:type_name -> tallystick.v1.Entry
-	12, // 2: tallystick.v1.Entry.occurred_at:type_name -> google.protobuf.Timestamp
-	12, // 3: tallystick.v1.Entry.received_at:type_name -> google.protobuf.Timestamp
-	9,  // 4: tallystick.v1.Entry.tokens:type_name -> tallystick.v1.Entry.TokensEntry
-	10, // 5: tallystick.v1.Entry.attribution:type_name -> tallystick.v1.Entry.AttributionEntry
-	6,  // 6: tallystick.v1.Entry.correction:type_name -> tallystick.v1.Correction
-	11, // 7: tallystick.v1.Correction.token_deltas:type_name -> tallystick.v1.Correction.TokenDeltasEntry
-	0,  // 8: tallystick.v1.LedgerService.GetHead:input_type -> tallystick.v1.GetHeadRequest
-	2,  // 9: tallystick.v1.LedgerService.ListEntries:input_type -> tallystick.v1.ListEntriesRequest
-	4,  // 10: tallystick.v1.LedgerService.GetEntry:input_type -> tallystick.v1.GetEntryRequest
-	7,  // 11: tallystick.v1.LedgerService.VerifyLedger:input_type -> tallystick.v1.VerifyLedgerRequest
-	1,  // 12: tallystick.v1.LedgerService.GetHead:output_type -> tallystick.v1.Head
-	3,  // 13: tallystick.v1.LedgerService.ListEntries:output_type -> tallystick.v1.ListEntriesResponse
-	5,  // 14: tallystick.v1.LedgerService.GetEntry:output_type -> tallystick.v1.Entry
-	8,  // 15: tallystick.v1.LedgerService.VerifyLedger:output_type -> tallystick.v1.VerifyLedgerResponse
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	2,  // 0: tallystick.v1.CompareLedgerResponse.differences:type_name -> tallystick.v1.LedgerDifference
+	15, // 1: tallystick.v1.Head.received_at:type_name -> google.protobuf.Timestamp
+	8,  // 2: tallystick.v1.ListEntriesResponse.entries:type_name -> tallystick.v1.Entry
+	15, // 3: tallystick.v1.Entry.occurred_at:type_name -> google.protobuf.Timestamp
+	15, // 4: tallystick.v1.Entry.received_at:type_name -> google.protobuf.Timestamp
+	12, // 5: tallystick.v1.Entry.tokens:type_name -> tallystick.v1.Entry.TokensEntry
+	13, // 6: tallystick.v1.Entry.attribution:type_name -> tallystick.v1.Entry.AttributionEntry
+	9,  // 7: tallystick.v1.Entry.correction:type_name -> tallystick.v1.Correction
+	14, // 8: tallystick.v1.Correction.token_deltas:type_name -> tallystick.v1.Correction.TokenDeltasEntry
+	3,  // 9: tallystick.v1.LedgerService.GetHead:input_type -> tallystick.v1.GetHeadRequest
+	5,  // 10: tallystick.v1.LedgerService.ListEntries:input_type -> tallystick.v1.ListEntriesRequest
+	7,  // 11: tallystick.v1.LedgerService.GetEntry:input_type -> tallystick.v1.GetEntryRequest
+	10, // 12: tallystick.v1.LedgerService.VerifyLedger:input_type -> tallystick.v1.VerifyLedgerRequest
+	0,  // 13: tallystick.v1.LedgerService.CompareLedger:input_type -> tallystick.v1.CompareLedgerRequest
+	4,  // 14: tallystick.v1.LedgerService.GetHead:output_type -> tallystick.v1.Head
+	6,  // 15: tallystick.v1.LedgerService.ListEntries:output_type -> tallystick.v1.ListEntriesResponse
+	8,  // 16: tallystick.v1.LedgerService.GetEntry:output_type -> tallystick.v1.Entry
+	11, // 17: tallystick.v1.LedgerService.VerifyLedger:output_type -> tallystick.v1.VerifyLedgerResponse
+	1,  // 18: tallystick.v1.LedgerService.CompareLedger:output_type -> tallystick.v1.CompareLedgerResponse
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_tallystick_v1_ledger_proto_init() }
@@ -988,15 +1154,15 @@ func file_tallystick_v1_ledger_proto_init() {
 	if File_tallystick_v1_ledger_proto != nil {
 		return
 	}
-	file_tallystick_v1_ledger_proto_msgTypes[5].OneofWrappers = []any{}
-	file_tallystick_v1_ledger_proto_msgTypes[6].OneofWrappers = []any{}
+	file_tallystick_v1_ledger_proto_msgTypes[8].OneofWrappers = []any{}
+	file_tallystick_v1_ledger_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tallystick_v1_ledger_proto_rawDesc), len(file_tallystick_v1_ledger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

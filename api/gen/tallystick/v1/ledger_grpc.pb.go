@@ -19,10 +19,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	LedgerService_GetHead_FullMethodName      = "/tallystick.v1.LedgerService/GetHead"
-	LedgerService_ListEntries_FullMethodName  = "/tallystick.v1.LedgerService/ListEntries"
-	LedgerService_GetEntry_FullMethodName     = "/tallystick.v1.LedgerService/GetEntry"
-	LedgerService_VerifyLedger_FullMethodName = "/tallystick.v1.LedgerService/VerifyLedger"
+	LedgerService_GetHead_FullMethodName       = "/tallystick.v1.LedgerService/GetHead"
+	LedgerService_ListEntries_FullMethodName   = "/tallystick.v1.LedgerService/ListEntries"
+	LedgerService_GetEntry_FullMethodName      = "/tallystick.v1.LedgerService/GetEntry"
+	LedgerService_VerifyLedger_FullMethodName  = "/tallystick.v1.LedgerService/VerifyLedger"
+	LedgerService_CompareLedger_FullMethodName = "/tallystick.v1.LedgerService/CompareLedger"
 )
 
 // LedgerServiceClient is the client API for LedgerService service.
@@ -37,6 +38,11 @@ type LedgerServiceClient interface {
 	GetEntry(ctx context.Context, in *GetEntryRequest, opts ...grpc.CallOption) (*Entry, error)
 	// VerifyLedger recomputes hashes, chain, MACs and projections of a range.
 	VerifyLedger(ctx context.Context, in *VerifyLedgerRequest, opts ...grpc.CallOption) (*VerifyLedgerResponse, error)
+	// CompareLedger holds a tenant's ledger against everything beside it that has a
+	// copy of a part of it, or that it names: price books, the topic entries, sealed
+	// values, the sums of the reports. A ledger that was rewritten with stolen keys
+	// behind its newest checkpoint is intact in itself.
+	CompareLedger(ctx context.Context, in *CompareLedgerRequest, opts ...grpc.CallOption) (*CompareLedgerResponse, error)
 }
 
 type ledgerServiceClient struct {
@@ -87,6 +93,16 @@ func (c *ledgerServiceClient) VerifyLedger(ctx context.Context, in *VerifyLedger
 	return out, nil
 }
 
+func (c *ledgerServiceClient) CompareLedger(ctx context.Context, in *CompareLedgerRequest, opts ...grpc.CallOption) (*CompareLedgerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CompareLedgerResponse)
+	err := c.cc.Invoke(ctx, LedgerService_CompareLedger_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LedgerServiceServer is the server API for LedgerService service.
 // All implementations must embed UnimplementedLedgerServiceServer
 // for forward compatibility.
@@ -99,6 +115,11 @@ type LedgerServiceServer interface {
 	GetEntry(context.Context, *GetEntryRequest) (*Entry, error)
 	// VerifyLedger recomputes hashes, chain, MACs and projections of a range.
 	VerifyLedger(context.Context, *VerifyLedgerRequest) (*VerifyLedgerResponse, error)
+	// CompareLedger holds a tenant's ledger against everything beside it that has a
+	// copy of a part of it, or that it names: price books, the topic entries, sealed
+	// values, the sums of the reports. A ledger that was rewritten with stolen keys
+	// behind its newest checkpoint is intact in itself.
+	CompareLedger(context.Context, *CompareLedgerRequest) (*CompareLedgerResponse, error)
 	mustEmbedUnimplementedLedgerServiceServer()
 }
 
@@ -120,6 +141,9 @@ func (UnimplementedLedgerServiceServer) GetEntry(context.Context, *GetEntryReque
 }
 func (UnimplementedLedgerServiceServer) VerifyLedger(context.Context, *VerifyLedgerRequest) (*VerifyLedgerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method VerifyLedger not implemented")
+}
+func (UnimplementedLedgerServiceServer) CompareLedger(context.Context, *CompareLedgerRequest) (*CompareLedgerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CompareLedger not implemented")
 }
 func (UnimplementedLedgerServiceServer) mustEmbedUnimplementedLedgerServiceServer() {}
 func (UnimplementedLedgerServiceServer) testEmbeddedByValue()                       {}
@@ -214,6 +238,24 @@ func _LedgerService_VerifyLedger_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LedgerService_CompareLedger_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CompareLedgerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).CompareLedger(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_CompareLedger_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).CompareLedger(ctx, req.(*CompareLedgerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // LedgerService_ServiceDesc is the grpc.ServiceDesc for LedgerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -236,6 +278,10 @@ var LedgerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "VerifyLedger",
 			Handler:    _LedgerService_VerifyLedger_Handler,
+		},
+		{
+			MethodName: "CompareLedger",
+			Handler:    _LedgerService_CompareLedger_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
