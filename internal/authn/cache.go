@@ -46,6 +46,7 @@ type Cache struct {
 	mu      sync.RWMutex // protects what follows
 	good    map[[sha256.Size]byte]cached
 	refused map[[sha256.Size]byte]time.Time // until when
+	forgets int                             // how often all was forgotten
 }
 
 type cached struct {
@@ -99,8 +100,9 @@ func (c *Cache) ask(ctx context.Context, id tenant.ID, digest [sha256.Size]byte)
 			return known{}, err
 		}
 		defer func() { <-c.places }()
+		asked, forgets := c.now(), c.forgotten()
 		k, err := c.tokens.lookup(ctx, id, digest)
-		c.keep(digest, k, err)
+		c.keep(digest, k, err, asked, forgets)
 		return k, err
 	})
 	select {
@@ -130,20 +132,30 @@ func (c *Cache) enter(ctx context.Context) error {
 	return ErrUnavailable
 }
 
-// keep remembers an answer; that there was none is no answer.
-func (c *Cache) keep(digest [sha256.Size]byte, k known, err error) {
+func (c *Cache) forgotten() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.forgets
+}
+
+// keep remembers an answer from when it was asked for; that there was none is
+// no answer. One that was under way while all was forgotten may be from before.
+func (c *Cache) keep(digest [sha256.Size]byte, k known, err error, asked time.Time, forgets int) {
 	now := c.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if forgets != c.forgets {
+		return
+	}
 	switch {
 	case err == nil:
 		delete(c.refused, digest)
 		makeRoom(c.good, func(e cached) bool { return !now.Before(e.stale) })
-		c.good[digest] = cached{k, now.Add(CacheLife), now.Add(StaleLife)}
+		c.good[digest] = cached{k, asked.Add(CacheLife), asked.Add(StaleLife)}
 	case errors.Is(err, ErrUnauthenticated):
 		delete(c.good, digest)
 		makeRoom(c.refused, func(until time.Time) bool { return !now.Before(until) })
-		c.refused[digest] = now.Add(CacheLife)
+		c.refused[digest] = asked.Add(CacheLife)
 	}
 }
 
@@ -172,4 +184,5 @@ func (c *Cache) Forget() {
 	defer c.mu.Unlock()
 	clear(c.good)
 	clear(c.refused)
+	c.forgets++
 }

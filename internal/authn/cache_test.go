@@ -177,7 +177,7 @@ func TestFloodOfUnknownTokens(t *testing.T) {
 			t.Errorf("%d questions at once", f.most)
 		}
 		for i := range cacheSize + 100 {
-			c.keep(sha256.Sum256(fmt.Append(nil, i)), known{}, ErrUnauthenticated)
+			c.keep(sha256.Sum256(fmt.Append(nil, i)), known{}, ErrUnauthenticated, time.Now(), c.forgotten())
 		}
 		if len(c.refused) > cacheSize || len(c.good) != 1 {
 			t.Errorf("%d refused and %d good tokens are remembered", len(c.refused), len(c.good))
@@ -210,6 +210,36 @@ func TestOneQuestionForAll(t *testing.T) {
 		wg.Wait()
 		if f.asked != 1 {
 			t.Errorf("%d questions", f.asked)
+		}
+	})
+}
+
+// An answer counts from when it was asked for, and one that was under way while
+// all was forgotten is not remembered: it may be from before a revocation.
+func TestAnswersUnderWay(t *testing.T) {
+	withCache(t, func(c *Cache, f *fakeTokens) {
+		ctx := context.Background()
+		f.slow = 3 * time.Second
+		if _, err := c.Authenticate(ctx, goodToken); err != nil {
+			t.Fatal(err)
+		}
+		f.set(func(f *fakeTokens) { clear(f.valid) })
+		time.Sleep(CacheLife - f.slow)
+		if _, err := c.Authenticate(ctx, goodToken); !errors.Is(err, ErrUnauthenticated) {
+			t.Errorf("revoked %v after it was asked for: %v", CacheLife, err)
+		}
+	})
+	withCache(t, func(c *Cache, f *fakeTokens) {
+		ctx := context.Background()
+		f.slow = time.Second
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = c.Authenticate(ctx, goodToken) })
+		synctest.Wait()
+		c.Forget()
+		wg.Wait()
+		f.set(func(f *fakeTokens) { clear(f.valid) })
+		if _, err := c.Authenticate(ctx, goodToken); !errors.Is(err, ErrUnauthenticated) {
+			t.Errorf("an answer from before it was forgotten is believed: %v", err)
 		}
 	})
 }
