@@ -21,7 +21,7 @@ CONCURRENT := internal/keyring internal/kafka internal/postgres internal/audit i
 # Packages that speak to Kafka, and those that speak to Postgres; what simulates both is not repeated there.
 KAFKA_SUITE := internal/kafka ingest ledger processors
 SIMULATED := -skip '^TestSimulation'
-SERVER_SUITE := internal/postgres internal/audit internal/authn internal/secrets migrations ledger processors analytics
+SERVER_SUITE := internal/postgres internal/isolation internal/audit internal/authn internal/secrets migrations ledger processors analytics
 # existing packages of a list: folders that hold Go files, with all below them.
 packages = $(foreach d,$(1),$(if $(wildcard $(d)),./$(d)/...))
 
