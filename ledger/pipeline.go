@@ -118,66 +118,64 @@ func (p *pipeline) buildLoop(ctx context.Context, reader Reader) error {
 				err = context.Cause(p.work)
 			}
 		}
-		<-p.w.slots
+		p.w.turns.release(p.core.partition)
 		return err
 	}
 }
 
-// gather reads records until there are enough, or until the first has waited
-// for Linger and it is this partition's turn to commit. On success it holds a
-// slot.
+// gather reads records until it is this partition's turn to commit, which it
+// asks for when there are enough or when the first has waited for Linger. Until
+// the turn comes the batch grows. On success it holds the turn.
 func (p *pipeline) gather(ctx context.Context, reader Reader) error {
-	linger := p.w.opts.Linger
-	var deadline time.Time // zero: no record waits yet
-	for n := len(p.recs.pending()); n < p.w.opts.MaxBatchRecords; n = len(p.recs.pending()) {
+	var due time.Time // when the first record has waited for Linger; zero: it has
+	var t *turn
+	reading := ctx
+	for {
+		n := len(p.recs.pending())
+		full := n >= p.w.opts.MaxBatchRecords
+		if t == nil && n > 0 && (full || !time.Now().Before(due)) {
+			t = p.w.turns.join(ctx, p.core.partition, p.recs.oldest())
+			reading = t.come
+		}
+		if t != nil && (full || reading.Err() != nil) {
+			if !p.w.turns.wait(t) {
+				return ctx.Err()
+			}
+			return nil
+		}
 		wait := idleTime
-		if n > 0 {
-			if wait = time.Until(deadline); wait <= 0 {
-				if p.tryTurn() {
-					return nil
-				}
-				// Others commit: meanwhile the batch grows.
-				wait, deadline = linger/4, time.Now().Add(linger/4)
+		if n > 0 && t == nil {
+			wait = time.Until(due)
+		}
+		got, err := p.next(ctx, reading, reader, wait)
+		if err == nil && n == 0 {
+			if due = time.Now().Add(p.w.opts.Linger); len(got) == 0 {
+				err = p.idle(ctx)
 			}
 		}
-		got, err := p.next(ctx, reader, wait)
 		if err != nil {
-			return err
-		}
-		switch {
-		case len(got) == 0 && n == 0:
-			p.note()
-			if p.recovery != nil && len(p.room) == 1 { // this batch's own place: nothing is in hand
-				if err := p.recovery.idle(ctx, p.st.NextOffset); err != nil {
-					return err
-				}
+			if t != nil {
+				p.w.turns.leave(t)
 			}
-		case n == 0:
-			deadline = time.Now().Add(linger)
+			return err
 		}
 		p.recs.add(got)
 	}
-	select {
-	case p.w.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
-// tryTurn takes a slot if one is free.
-func (p *pipeline) tryTurn() bool {
-	select {
-	case p.w.slots <- struct{}{}:
-		return true
-	default:
-		return false
+// idle does what waits for a time without records.
+func (p *pipeline) idle(ctx context.Context) error {
+	p.note()
+	if p.recovery != nil && len(p.room) == 1 { // this batch's own place: nothing is in hand
+		return p.recovery.idle(ctx, p.st.NextOffset)
 	}
+	return nil
 }
 
-// next waits for records, at most for the given time.
-func (p *pipeline) next(ctx context.Context, reader Reader, wait time.Duration) ([]kafka.Record, error) {
-	limited, cancel := context.WithTimeout(ctx, wait)
+// next waits for records, at most for the given time and until reading ends,
+// which it does with ctx or before.
+func (p *pipeline) next(ctx, reading context.Context, reader Reader, wait time.Duration) ([]kafka.Record, error) {
+	limited, cancel := context.WithTimeout(reading, wait)
 	defer cancel()
 	recs, err := reader.Next(limited)
 	if err != nil && ctx.Err() == nil && limited.Err() != nil {
@@ -268,7 +266,7 @@ func (p *pipeline) commitLoop() {
 	for b := range p.commits {
 		b.batch.Published = p.published.Load()
 		err := p.w.store.Commit(p.work, &b.batch)
-		<-p.w.slots
+		p.w.turns.release(p.core.partition)
 		if err != nil {
 			p.fail(&batchError{b.batch.FirstOffset, b.batch.NextOffset - 1, fmt.Errorf("commit batch %d: %w", b.batch.Number, err)})
 			return
@@ -355,7 +353,8 @@ func (n *narrowing) narrower(err error) bool {
 // recordBuffer copies records, because the reader reuses their memory.
 type recordBuffer struct {
 	recs  []record
-	done  int // of recs
+	times []int64 // of recs, unix milliseconds
+	done  int     // of recs
 	pool  *arena.Pool
 	arena arena.Arena
 }
@@ -367,17 +366,21 @@ func newRecordBuffer(pool *arena.Pool) recordBuffer {
 // pending are the records that no batch holds yet.
 func (r *recordBuffer) pending() []record { return r.recs[r.done:] }
 
+// oldest is the time of the first pending record: the broker's or the edge's,
+// which decides nothing but who commits first.
+func (r *recordBuffer) oldest() int64 { return r.times[r.done] }
+
 // drop takes the first n pending records away. When none is left, the memory
 // is given back; while some are always left, they are moved from time to time.
 func (r *recordBuffer) drop(n int) {
 	switch r.done += n; {
 	case r.done == len(r.recs):
-		r.recs, r.done = r.recs[:0], 0
+		r.recs, r.times, r.done = r.recs[:0], r.times[:0], 0
 		r.arena.Reset()
 	case r.done > len(r.recs)/2:
 		fresh := newRecordBuffer(r.pool)
-		for _, left := range r.recs[r.done:] {
-			fresh.copy(left.offset, left.key, left.value)
+		for i, left := range r.recs[r.done:] {
+			fresh.copy(left.offset, r.times[r.done+i], left.key, left.value)
 		}
 		r.arena.Reset()
 		*r = fresh
@@ -386,12 +389,13 @@ func (r *recordBuffer) drop(n int) {
 
 func (r *recordBuffer) add(recs []kafka.Record) {
 	for i := range recs {
-		r.copy(recs[i].Offset, recs[i].Key, recs[i].Value)
+		r.copy(recs[i].Offset, recs[i].TimestampMs, recs[i].Key, recs[i].Value)
 	}
 }
 
-func (r *recordBuffer) copy(offset int64, key, value []byte) {
+func (r *recordBuffer) copy(offset, at int64, key, value []byte) {
 	b := append(append(r.arena.Open(len(key)+len(value)), key...), value...)
 	b = r.arena.Close(b)
+	r.times = append(r.times, at)
 	r.recs = append(r.recs, record{offset: offset, key: b[:len(key):len(key)], value: b[len(key):]})
 }

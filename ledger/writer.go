@@ -40,8 +40,8 @@ type Options struct {
 	// MaxTenants bounds the tenants of one commit, each of which takes a lock;
 	// default 2,000.
 	MaxTenants int
-	// Commits bounds the partitions that build and commit at once; default 2.
-	// While a partition waits for its turn its batch grows.
+	// Commits bounds the batches that are built and committed at once; default
+	// 2. While a partition waits for its turn its batch grows.
 	Commits int
 	// RetryMin and RetryMax bound the backoff after a transient failure;
 	// defaults 50 ms and 5 s.
@@ -83,7 +83,7 @@ type Writer struct {
 	topics kafka.Topics
 	opts   Options
 	log    *slog.Logger
-	slots  chan struct{} // one per partition that may build and commit
+	turns  *turns // of partitions that build and commit
 	stats  Stats
 
 	builders builderPool
@@ -93,7 +93,7 @@ type Writer struct {
 func NewWriter(store Store, keys Keys, pub Publisher, topics kafka.Topics, opts Options, log *slog.Logger) *Writer {
 	opts = opts.withDefaults()
 	w := &Writer{store: store, keys: keys, pub: pub, topics: topics, opts: opts, log: log}
-	w.slots = make(chan struct{}, opts.Commits)
+	w.turns = newTurns(opts.Commits)
 	w.builders.chunks = arena.NewPool(maxChunkBytes)
 	w.stats.partitions = make(map[int32]*PartitionStats)
 	return w
