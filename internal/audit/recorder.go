@@ -38,7 +38,11 @@ const (
 	retryWait    = time.Second
 	tickInterval = time.Second
 	finalWait    = 5 * time.Second
-	maxQueued    = allowedSources + 2*deniedBudget
+	// maxQueued bounds the rows that wait for the store; while so many do, events
+	// are only counted.
+	maxQueued = allowedSources + 2*deniedBudget
+	// complainEvery is how often the log says that rows wait.
+	complainEvery = time.Minute
 )
 
 // OverflowActor is the actor of the row that counts what more sources did than
@@ -70,6 +74,7 @@ type Recorder struct {
 	budget  int       // rows of their own that refusals may still have
 	refill  time.Time // when budget is full again
 	queue   []queued
+	held    int // rows that flush has taken from the queue
 }
 
 // source is what makes events equal.
@@ -147,7 +152,7 @@ func (r *Recorder) note(ev Event, in map[source]*tally, window time.Duration, so
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t := r.tallyOf(&ev, in, window, sources)
-	own := t.written < rows && len(r.queue) < maxQueued && t.first.Actor != OverflowActor
+	own := t.written < rows && !r.full() && t.first.Actor != OverflowActor
 	if own && rows == deniedRows {
 		own = r.spend(now)
 	}
@@ -166,6 +171,9 @@ func (r *Recorder) note(ev Event, in map[source]*tally, window time.Duration, so
 	}
 	return true
 }
+
+// full says that no more rows may wait. The caller holds mu.
+func (r *Recorder) full() bool { return len(r.queue)+r.held >= maxQueued }
 
 // tallyOf is the tally of an event's source, or the one for all that are too
 // many. The caller holds mu.
@@ -213,23 +221,27 @@ func network(addr string) string {
 func (r *Recorder) Run(ctx context.Context) error {
 	tick := time.NewTicker(tickInterval)
 	defer tick.Stop()
+	var complained time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalWait)
 			defer cancel()
-			r.close(r.now().Add(AllowedWindow + DeniedWindow))
+			r.close(r.now(), true)
 			err := r.flush(last)
 			if err != nil {
 				r.log.Error("audit rows are lost: they could not be written before the end", "rows", r.waiting(), "err", err)
 			}
 			return err
 		case <-tick.C:
-			r.close(r.now())
+			r.close(r.now(), false)
 		case <-r.wake:
 		}
 		if err := r.flush(ctx); err != nil && ctx.Err() == nil {
-			r.log.Error("audit rows cannot be written; they wait", "rows", r.waiting(), "err", err)
+			if now := r.now(); now.Sub(complained) >= complainEvery {
+				complained = now
+				r.log.Error("audit rows cannot be written; they wait", "rows", r.waiting(), "err", err)
+			}
 			select {
 			case <-time.After(retryWait):
 			case <-ctx.Done():
@@ -244,13 +256,14 @@ func (r *Recorder) waiting() int {
 	return len(r.queue)
 }
 
-// close queues the counts of windows that have ended.
-func (r *Recorder) close(now time.Time) {
+// close queues the counts of windows that have ended, or at the last of all. A
+// window whose count finds no room stays open and counts on.
+func (r *Recorder) close(now time.Time, last bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, in := range []map[source]*tally{r.allowed, r.denied} {
 		for key, t := range in {
-			if now.Before(t.ends) {
+			if !last && (now.Before(t.ends) || t.counted > 0 && r.full()) {
 				continue
 			}
 			delete(in, key)
@@ -268,7 +281,7 @@ func (r *Recorder) close(now time.Time) {
 func (r *Recorder) flush(ctx context.Context) error {
 	r.mu.Lock()
 	work := r.queue
-	r.queue = nil
+	r.queue, r.held = nil, len(work)
 	r.mu.Unlock()
 	var errs []error
 	var left []queued
@@ -289,7 +302,7 @@ func (r *Recorder) flush(ctx context.Context) error {
 		}
 	}
 	r.mu.Lock()
-	r.queue = append(left, r.queue...)
+	r.queue, r.held = append(left, r.queue...), 0
 	r.mu.Unlock()
 	return errors.Join(errs...)
 }

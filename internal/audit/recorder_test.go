@@ -185,6 +185,36 @@ func TestRowsWaitForTheStore(t *testing.T) {
 	}
 }
 
+// However long the store is away, only so many rows wait for it, and what finds
+// no room is counted all the same.
+func TestWaitingRowsAreBounded(t *testing.T) {
+	const minutes = 5
+	var sent int64
+	end := run(t, func(r *Recorder, m *memory) {
+		m.set(errors.New("away"))
+		for i := range allowedSources {
+			r.Allowed(login("tok_1", fmt.Sprintf("192.0.%d.%d", i/256, i%256)))
+			sent++
+		}
+		for range minutes {
+			for i := range deniedSources {
+				for range deniedRows + 1 {
+					r.DeniedLater(login("", fmt.Sprintf("192.0.2.%d", i)))
+					sent++
+				}
+			}
+			time.Sleep(DeniedWindow)
+			if n := r.waiting(); n > maxQueued {
+				t.Fatalf("%d rows wait", n)
+			}
+		}
+		m.set(nil)
+	})
+	if n := total(end); n != sent {
+		t.Errorf("%d events are told of, %d happened", n, sent)
+	}
+}
+
 // A tenant without keys has no chain of its own.
 func TestKeylessTenantsRowsGoToTheInstallation(t *testing.T) {
 	end := run(t, func(r *Recorder, _ *memory) {
