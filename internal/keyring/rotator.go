@@ -26,19 +26,21 @@ const (
 	rotatorTick = 2 * time.Second
 	// rotatorSchedule is how often ages are looked at.
 	rotatorSchedule = 10 * time.Minute
+	// rotatorRetry is how long after a failure: each try puts rows into the audit log.
+	rotatorRetry = time.Minute
 )
 
 // Run works until ctx ends. What fails is logged and tried again.
 func (o *Rotator) Run(ctx context.Context) error {
 	tick := time.NewTicker(rotatorTick)
 	defer tick.Stop()
-	var looked time.Time
+	var next time.Time
 	for {
-		if now := time.Now(); now.Sub(looked) >= rotatorSchedule {
-			if err := o.rotate(ctx); err != nil {
+		if now := time.Now(); !now.Before(next) {
+			next = now.Add(rotatorSchedule)
+			if err := o.rotate(ctx); err != nil && ctx.Err() == nil {
+				next = now.Add(rotatorRetry)
 				o.Log.LogAttrs(ctx, slog.LevelError, "keys are not rotated", slog.Any("err", err))
-			} else {
-				looked = now
 			}
 		}
 		if err := o.lead(ctx); err != nil && ctx.Err() == nil {
