@@ -25,9 +25,12 @@ const (
 	e2eLatencyShort = 4 * time.Second
 	e2eCopyRounds   = 6 // before the load, and as many after it
 	e2eDrain        = 5 * time.Minute
-	// e2eSpan is the time that the events happened in: live traffic, not the
-	// import of a history, which touches more hours at once.
-	e2eSpan = 10 * time.Minute
+	// e2eSpan is the time that e2eEvents of the source happen in: live traffic of
+	// 50,000 events a second, whose ids follow their times. The import of a
+	// history would touch more hours at once; more events in the span would all
+	// have happened in the same milliseconds, with ids in no order.
+	e2eSpan   = 10 * time.Minute
+	e2eEvents = 50_000 * int64(e2eSpan/time.Second) // more than are sent
 )
 
 // e2e is the whole program in processes of its own, under a load from here.
@@ -143,7 +146,7 @@ func (e *e2e) throughput(ctx context.Context) (float64, error) {
 	own, cpu := selfCPU(), cpuOf(pids)
 	start := time.Now()
 	o := e.options("load")
-	o.Events = 1 << 40
+	o.Events = e2eEvents
 	res, err := e.send(ctx, o, length)
 	if err != nil {
 		return 0, err
