@@ -98,7 +98,7 @@ func serveHTTP(t *testing.T, c *transport.Certificate) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{TLSConfig: c.Config(), ReadHeaderTimeout: time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0),
+	srv := &http.Server{TLSConfig: c.Config(), ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0),
 		Handler: transport.HSTS(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/missing" {
 				http.NotFound(w, r)
@@ -156,7 +156,7 @@ func TestOnlyTLS13OverGRPC(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		_, err = healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
 		if (err == nil) != tc.ok {
 			t.Errorf("%s: %v", name, err)
