@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/tallystick/tallystick/analytics/report"
@@ -24,10 +25,11 @@ import (
 // Detectors of what stands beside a ledger; those of the ledger itself are in
 // package verify.
 const (
-	byPrices    = "prices"    // the price books that entries name
-	byPublished = "published" // the topic `entries`
-	bySealed    = "sealed"    // identities and confidential tags
-	byReports   = "reports"   // the sums in ClickHouse
+	byCorrections = "corrections" // what corrections say of their originals
+	byPrices      = "prices"      // the price books that entries name
+	byPublished   = "published"   // the topic `entries`
+	bySealed      = "sealed"      // identities and confidential tags
+	byReports     = "reports"     // the sums in ClickHouse
 )
 
 // beside holds a tenant's ledger against everything else that has a copy of a
@@ -70,8 +72,11 @@ func (b *beside) Compare(ctx context.Context, id tenant.ID) ([]*pb.LedgerDiffere
 // check runs all checks and returns the first fault of each. What Kafka has
 // forgotten within its retention is not compared.
 func (b *beside) check(ctx context.Context, id tenant.ID) (faults []besideFault, err error) {
+	if !b.ring.Has(id) {
+		return nil, api.ErrNotFound
+	}
 	for _, f := range []func(context.Context, tenant.ID) (*besideFault, error){
-		b.checkPrices, b.checkPublished, b.checkSubjects, b.checkTags, b.checkReports,
+		b.checkPrices, b.checkCorrections, b.checkPublished, b.checkSubjects, b.checkTags, b.checkReports,
 	} {
 		fault, err := f(ctx, id)
 		if err != nil {
@@ -115,6 +120,45 @@ func (b *beside) checkPrices(ctx context.Context, id tenant.ID) (fault *besideFa
 		}
 	}
 	return nil, nil
+}
+
+// checkCorrections adds up what each corrected entry comes to, from one
+// correction to the next. The writer finds the newest by an index that no chain
+// covers; one that was tampered with shows here.
+func (b *beside) checkCorrections(ctx context.Context, id tenant.ID) (fault *besideFault, err error) {
+	net := make(map[int64]money.Pico) // by number of the original
+	err = b.entries(ctx, id, chain.Correction, func(e *chain.Entry) error {
+		of := e.Corrected.Seq
+		was, known := net[of]
+		if !known {
+			if was, err = b.costOf(ctx, id, of); err != nil {
+				return err
+			}
+		}
+		now, err := was.Add(e.Cost)
+		if fault == nil && (err != nil || now != e.Corrected.NetCost) {
+			fault = &besideFault{byCorrections, e.Seq, fmt.Sprintf("entry %d came to %s USD, and this correction adds %s and says %s", of, was, e.Cost, e.Corrected.NetCost)}
+		}
+		net[of] = e.Corrected.NetCost
+		return nil
+	})
+	return fault, err
+}
+
+// costOf is the cost of an entry, 0 when it has none.
+func (b *beside) costOf(ctx context.Context, id tenant.ID, seq int64) (cost money.Pico, err error) {
+	var canonical []byte
+	err = b.app.InTenant(ctx, id, func(tx postgres.Tx) error {
+		return tx.QueryRow(ctx, `select canonical from ledger.entry where tenant_id = $1 and seq = $2`, string(id), seq).Scan(&canonical)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read entry %d: %w", seq, err)
+	}
+	var e chain.Entry
+	if err := e.Decode(canonical); err != nil || !e.Priced {
+		return 0, err
+	}
+	return e.Cost, nil
 }
 
 // entries decodes the tenant's entries of one kind in order of number.
@@ -263,9 +307,10 @@ type hourSums struct {
 	cost     money.Sum
 }
 
-// checkReports holds the reports' sums by hour against the ledger's.
+// checkReports holds the reports' sums by hour against the ledger's: those of
+// the ledger as far as each report says that it reaches.
 func (b *beside) checkReports(ctx context.Context, id tenant.ID) (*besideFault, error) {
-	hours, to, err := b.ledgerHours(ctx, id)
+	hours, to, err := b.ledgerHours(ctx, id, time.Time{}, math.MaxInt64)
 	if err != nil || len(hours) == 0 {
 		return nil, err
 	}
@@ -274,7 +319,7 @@ func (b *beside) checkReports(ctx context.Context, id tenant.ID) (*besideFault, 
 		for n < len(hours) && hours[n].hour < hours[0].hour+report.MaxBuckets {
 			n++
 		}
-		fault, err := b.compareHours(ctx, id, hours[:n], to)
+		fault, err := b.compareHours(ctx, id, hours[0].hour, hours[n-1].hour+1, to)
 		if fault != nil || err != nil {
 			return fault, err
 		}
@@ -283,15 +328,15 @@ func (b *beside) checkReports(ctx context.Context, id tenant.ID) (*besideFault, 
 	return nil, nil
 }
 
-// ledgerHours are the sums of the hours that have entries, in order, and the
-// number of the last entry they are of.
-func (b *beside) ledgerHours(ctx context.Context, id tenant.ID) (hours []hourSums, to int64, err error) {
+// ledgerHours are the sums of the hours from start on that have entries, of the
+// entries up to number most, in order; and the number of the last one.
+func (b *beside) ledgerHours(ctx context.Context, id tenant.ID, start time.Time, most int64) (hours []hourSums, to int64, err error) {
 	err = b.app.InTenant(ctx, id, func(tx postgres.Tx) error {
 		rows, err := tx.Query(ctx, `
 			select floor(extract(epoch from occurred_at) / 3600)::bigint, count(*) filter (where kind = $2),
 			       coalesce(sum(cost_usd), 0)::text, max(seq)
-			from ledger.entry where tenant_id = $1 and kind in ($2, $3) and occurred_at is not null
-			group by 1 order by 1`, string(id), int16(chain.Usage), int16(chain.Correction))
+			from ledger.entry where tenant_id = $1 and kind in ($2, $3) and occurred_at >= $4 and seq <= $5
+			group by 1 order by 1`, string(id), int16(chain.Usage), int16(chain.Correction), start, most)
 		if err != nil {
 			return err
 		}
@@ -313,19 +358,48 @@ func (b *beside) ledgerHours(ctx context.Context, id tenant.ID) (hours []hourSum
 	return hours, to, err
 }
 
-func (b *beside) compareHours(ctx context.Context, id tenant.ID, hours []hourSums, to int64) (*besideFault, error) {
-	start, end := hours[0].hour, hours[len(hours)-1].hour+1
-	got, err := b.reports.TimeSeries(ctx, &report.TimeSeriesRequest{
-		Query: report.Query{Tenant: id, Exact: true, Window: report.Window{
-			Start: time.Unix(start*3600, 0).UTC(), End: time.Unix(end*3600, 0).UTC(),
-		}},
-		Granularity: report.Hour,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reports: %w", err)
+// reportsLag is how long the reports may take to reach an entry that was in the
+// ledger when the comparison began, asked for each reportsPause.
+const (
+	reportsLag   = 10 * time.Second
+	reportsPause = 250 * time.Millisecond
+)
+
+// report reads the hours [start, end) once they cover entry to.
+func (b *beside) report(ctx context.Context, id tenant.ID, start, end, to int64) (*report.TimeSeries, error) {
+	for began := time.Now(); ; {
+		got, err := b.reports.TimeSeries(ctx, &report.TimeSeriesRequest{
+			Query: report.Query{Tenant: id, Exact: true, Window: report.Window{
+				Start: time.Unix(start*3600, 0).UTC(), End: time.Unix(end*3600, 0).UTC(),
+			}},
+			Granularity: report.Hour,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("reports: %w", err)
+		}
+		if got.Coverage.ToSeq >= to {
+			return got, nil
+		}
+		if time.Since(began) > reportsLag {
+			return nil, fmt.Errorf("%w: reports reach entry %d, the ledger %d: ask again when they have caught up", api.ErrUnavailable, got.Coverage.ToSeq, to)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(reportsPause):
+		}
 	}
-	if got.Coverage.ToSeq < to {
-		return nil, fmt.Errorf("%w: reports reach entry %d, the ledger %d: ask again when they have caught up", api.ErrUnavailable, got.Coverage.ToSeq, to)
+}
+
+// compareHours compares the hours [start, end), of a ledger that had entry to.
+func (b *beside) compareHours(ctx context.Context, id tenant.ID, start, end, to int64) (*besideFault, error) {
+	got, err := b.report(ctx, id, start, end, to)
+	if err != nil {
+		return nil, err
+	}
+	hours, _, err := b.ledgerHours(ctx, id, time.Unix(start*3600, 0).UTC(), got.Coverage.ToSeq)
+	if err != nil {
+		return nil, err
 	}
 	requests, cost := make(map[int64]int64), make(map[int64]money.Sum)
 	for _, s := range got.Series {

@@ -13,8 +13,9 @@ import (
 )
 
 const ledgerCompareLong = `Hold ledgers against everything beside them that has a copy of a part of them:
-the stored price books that entries name, the topic entries as far as it still
-reaches, sealed identities and tags, and the reports' sums hour by hour.
+the stored price books that entries name, what corrections say of their
+originals, the topic entries as far as it still reaches, sealed identities and
+tags, and the reports' sums hour by hour.
 
 A ledger that somebody rewrote with stolen keys behind its newest checkpoint is
 intact in itself, and differs from these.

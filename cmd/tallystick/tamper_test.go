@@ -321,7 +321,13 @@ var tamperKinds = []tamperKind{
 	{"T23", "rewrite after a checkpoint with a stolen MAC key", func(v *victim, p *place) expected {
 		f := v.forger(p.tenant)
 		f.stolen = true
-		seq := v.after(p)
+		if p.n%2 == 1 { // what a correction adds: it says itself what that comes to
+			seq := v.after(p, chain.Correction)
+			f.edit(seq, cheaper)
+			f.rechain(seq, 0)
+			return expected{byCorrections, p.tenant, seq, true}
+		}
+		seq := v.after(p, chain.Usage)
 		f.edit(seq, cheaper)
 		f.rechain(seq, 0)
 		return expected{byPublished, p.tenant, seq, false}
@@ -373,10 +379,10 @@ func (v *victim) last(id string) (seq int64) {
 }
 
 // after is a priced entry behind the newest checkpoint.
-func (v *victim) after(p *place) (seq int64) {
+func (v *victim) after(p *place, kind chain.Kind) (seq int64) {
 	v.t.Helper()
-	err := v.admin.QueryRow(`select seq from ledger.entry where tenant_id = $1 and seq > $2 and kind = 1 and cost_usd is not null
-		order by seq offset $3 limit 1`, p.tenant, v.covered(p.tenant), p.rng.IntN(tamperWave/2)).Scan(&seq)
+	err := v.admin.QueryRow(`select seq from ledger.entry where tenant_id = $1 and seq > $2 and kind = $4 and cost_usd <> 0
+		order by seq offset $3 limit 1`, p.tenant, v.covered(p.tenant), p.rng.IntN(tamperWave/20), int16(kind)).Scan(&seq)
 	if err != nil {
 		v.t.Fatal(err)
 	}

@@ -114,7 +114,7 @@ func (x *CompareLedgerResponse) GetDifferences() []*LedgerDifference {
 
 type LedgerDifference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// prices, published, sealed or reports.
+	// prices, corrections, published, sealed or reports.
 	Detector string `protobuf:"bytes,1,opt,name=detector,proto3" json:"detector,omitempty"`
 	// The first entry that it concerns; 0 when it is no single one.
 	Seq           int64  `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`

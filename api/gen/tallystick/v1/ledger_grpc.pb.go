@@ -39,7 +39,7 @@ type LedgerServiceClient interface {
 	// VerifyLedger recomputes hashes, chain, MACs and projections of a range.
 	VerifyLedger(ctx context.Context, in *VerifyLedgerRequest, opts ...grpc.CallOption) (*VerifyLedgerResponse, error)
 	// CompareLedger holds a tenant's ledger against everything beside it that has a
-	// copy of a part of it, or that it names: price books, the topic entries, sealed
+	// copy of a part of it, or that it names: price books, corrections, the topic entries, sealed
 	// values, the sums of the reports. A ledger that was rewritten with stolen keys
 	// behind its newest checkpoint is intact in itself.
 	CompareLedger(ctx context.Context, in *CompareLedgerRequest, opts ...grpc.CallOption) (*CompareLedgerResponse, error)
@@ -116,7 +116,7 @@ type LedgerServiceServer interface {
 	// VerifyLedger recomputes hashes, chain, MACs and projections of a range.
 	VerifyLedger(context.Context, *VerifyLedgerRequest) (*VerifyLedgerResponse, error)
 	// CompareLedger holds a tenant's ledger against everything beside it that has a
-	// copy of a part of it, or that it names: price books, the topic entries, sealed
+	// copy of a part of it, or that it names: price books, corrections, the topic entries, sealed
 	// values, the sums of the reports. A ledger that was rewritten with stolen keys
 	// behind its newest checkpoint is intact in itself.
 	CompareLedger(context.Context, *CompareLedgerRequest) (*CompareLedgerResponse, error)
