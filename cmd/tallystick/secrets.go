@@ -31,8 +31,7 @@ Exit codes: 2 usage, 4 authentication, 5 not found or destroyed, 7 unavailable.`
 
 // secretsFlags are the flags of the secrets commands.
 type secretsFlags struct {
-	ledgerFlags
-	json       bool
+	tenantFlags
 	kind, name string
 	from       string
 	reason     string
@@ -57,15 +56,6 @@ func newSecretsCommand() *cobra.Command {
 	}
 	reveal.Flags().StringVar(&f.reason, "reason", "", "why, for the audit log (required)")
 	cmd.AddCommand(add, list, rotate, revoke, reveal)
-	return cmd
-}
-
-func (f *secretsFlags) command(use, short string, args cobra.PositionalArgs, run func(ctx context.Context, api *ledgerAPI, c *cobra.Command, args []string) error) *cobra.Command {
-	t := &tokensFlags{}
-	cmd := t.command(use, short, args, func(ctx context.Context, api *ledgerAPI, c *cobra.Command, args []string) error {
-		f.tenant, f.json = t.tenant, t.json
-		return run(ctx, api, c, args)
-	})
 	return cmd
 }
 

@@ -30,8 +30,7 @@ Exit codes: 2 usage, 4 authentication, 5 not found or destroyed, 7 unavailable.`
 
 // subjectFlags are the flags of all `subject` commands.
 type subjectFlags struct {
-	ledgerFlags
-	json   bool
+	tenantFlags
 	reason string
 	set    []string
 	none   bool
@@ -57,23 +56,6 @@ func newSubjectCommand() *cobra.Command {
 	tags.Flags().StringSliceVar(&f.set, "set", nil, "seal tags with these `KEYS` from now on")
 	tags.Flags().BoolVar(&f.none, "none", false, "seal no tags from now on")
 	cmd.AddCommand(show, find, erase, readmit, open, tags)
-	return cmd
-}
-
-func (f *subjectFlags) command(use, short string, args cobra.PositionalArgs, run func(ctx context.Context, api *ledgerAPI, c *cobra.Command, args []string) error) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: use, Short: short, Args: args,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			api, err := f.api()
-			if err != nil {
-				return err
-			}
-			return run(cmd.Context(), api, cmd, args)
-		},
-	}
-	f.serverFlags(cmd.Flags())
-	cmd.Flags().StringVar(&f.tenant, "tenant", "", "the tenant; may be left out when the token is of one")
-	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
 	return cmd
 }
 

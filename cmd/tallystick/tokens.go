@@ -26,8 +26,7 @@ Exit codes: 2 usage, 4 authentication, 5 not found, 7 unavailable.`
 
 // tokensFlags are the flags of the tokens commands.
 type tokensFlags struct {
-	ledgerFlags
-	json   bool
+	tenantFlags
 	name   string
 	scopes []string
 	life   time.Duration
@@ -47,23 +46,6 @@ func newTokensCommand() *cobra.Command {
 	create.Flags().StringSliceVar(&f.scopes, "scope", nil, "what it may do: "+strings.Join(authn.ScopeNames(), ", ")+" (required)")
 	create.Flags().DurationVar(&f.life, "life", authn.DefaultTokenLife, "when it ends, from now; at most 366 days")
 	cmd.AddCommand(create, list, revoke)
-	return cmd
-}
-
-func (f *tokensFlags) command(use, short string, args cobra.PositionalArgs, run func(ctx context.Context, api *ledgerAPI, c *cobra.Command, args []string) error) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: use, Short: short, Args: args,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			api, err := f.api()
-			if err != nil {
-				return err
-			}
-			return run(cmd.Context(), api, cmd, args)
-		},
-	}
-	f.serverFlags(cmd.Flags())
-	cmd.Flags().StringVar(&f.tenant, "tenant", "", "the tenant; may be left out when the token is of one")
-	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
 	return cmd
 }
 
