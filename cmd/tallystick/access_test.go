@@ -244,7 +244,7 @@ func (w *accessWorld) checkTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		_, err = pb.NewAdminServiceClient(conn).ListTenants(bearer(ctx, w.admin), &pb.ListTenantsRequest{})
 		if (err == nil) != tc.ok {
 			t.Errorf("gRPC with %s: %v", name, err)
@@ -264,7 +264,7 @@ func (w *accessWorld) checkRenewal(t *testing.T) {
 	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the new certificate", 5*time.Second, func() bool {
+	await(t, "the new certificate", 30*time.Second, func() bool {
 		conn, err := tls.Dial("tcp", w.app.httpAddr, &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS13})
 		if err != nil {
 			t.Fatal(err)
@@ -355,7 +355,7 @@ func (w *accessWorld) plant() [][]byte {
 // checkAudit reads the audit log and verifies both chains, of a tenant and of
 // the installation, also as exported files by the verifier's own code.
 func (w *accessWorld) checkAudit(t *testing.T) {
-	await(t, "rows of refusals", 5*time.Second, func() bool {
+	await(t, "rows of refusals", 30*time.Second, func() bool {
 		_, m := w.ask(w.admin, "GET", "/v1/audit?installation=true&page_size=1000", "", false)
 		b, err := json.Marshal(m)
 		return err == nil && bytes.Contains(b, []byte("no valid credential")) && bytes.Contains(b, []byte(`"certificate.renew"`)) && bytes.Contains(b, []byte(`"configuration.load"`))

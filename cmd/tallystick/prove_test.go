@@ -122,7 +122,11 @@ func TestWitnessCommand(t *testing.T) {
 	if code, _, _ := run(t.Context(), "--key-file", key, "--logs", logs, "--state-dir", filepath.Join(dir, "state"), "--listen", "0.0.0.0:0"); code != exitUnavailable {
 		t.Errorf("plaintext outside loopback: exit code %d", code)
 	}
-	const addr = "127.0.0.1:18330"
+	free, err := freeAddrs(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := free[0]
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan int, 1)
 	go func() {
