@@ -332,6 +332,10 @@ func (a *tamperAPI) drained(wave int) {
 		done := true
 		for _, id := range tamperTenants {
 			h, err := c.Head(a.t.Context(), id)
+			if client.StatusOf(err) == http.StatusNotFound {
+				done = false // nothing of the tenant is ledgered yet
+				continue
+			}
 			if err != nil {
 				a.t.Fatal(err)
 			}
