@@ -14,4 +14,10 @@ var (
 	ErrRate = errors.New("pricing: rate is not exact in 1e-18 USD")
 	// ErrImport: a price list is not in the form its importer reads.
 	ErrImport = errors.New("pricing: cannot read price list")
+	// ErrDiff: a difference was made from another book than the one it is applied to.
+	ErrDiff = errors.New("pricing: the difference is not one from this book")
+	// ErrDiscount: a discount breaks a rule, or is on nothing that the book prices.
+	ErrDiscount = errors.New("pricing: bad discount")
+	// ErrGPUPrices: a list of GPU prices is not in the form that is read.
+	ErrGPUPrices = errors.New("pricing: cannot read GPU prices")
 )
