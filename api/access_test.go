@@ -21,6 +21,7 @@ import (
 	"github.com/tallystick/tallystick/api"
 	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/keyring"
 
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 )
@@ -224,6 +225,12 @@ func TestChangesAreAuditedOrDoNotHappen(t *testing.T) {
 	s.HTTPHandler().ServeHTTP(w, r)
 	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || strings.Contains(w.Body.String(), "store is away") {
 		t.Errorf("an unaudited change by REST: %d %s", w.Code, w.Body)
+	}
+	// Without the tenant there is nothing to write the row into, and no use in
+	// asking again.
+	log.err = errors.Join(audit.ErrUnwritten, keyring.ErrNoKey)
+	if err := create("fourth"); status.Code(err) != codes.NotFound {
+		t.Errorf("a change for an unknown tenant: %v", err)
 	}
 	if len(tenants.created) != 1 {
 		t.Errorf("made: %v", tenants.created)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/keyring"
 )
 
 // Errors that what stands in Deps may return; any other becomes "internal", and
@@ -114,12 +115,14 @@ func translate(err error) failure {
 		return failure{code: codes.Unauthenticated, http: 401, reason: reasonUnauthenticated, detail: "a bearer token is needed: it is missing, wrong or expired"}
 	case errors.Is(err, authn.ErrUnavailable):
 		return failure{code: codes.Unavailable, http: 503, reason: reasonUnavailable, detail: "credentials cannot be verified now; ask again", retry: true, internal: true}
+	case errors.Is(err, keyring.ErrNoKey): // also where it is why an audit row cannot be written
+		return failure{code: codes.NotFound, http: 404, reason: reasonNotFound, detail: "there is no such tenant"}
 	case errors.Is(err, audit.ErrUnwritten):
 		return failure{code: codes.Unavailable, http: 503, reason: reasonUnavailable, detail: "it cannot be audited now, so it is not done; ask again", retry: true, internal: true}
 	case errors.Is(err, errForbidden), errors.Is(err, errForbiddenScope), errors.Is(err, errNotOperator):
 		return failure{code: codes.PermissionDenied, http: 403, reason: reasonForbidden, detail: err.Error()}
 	case errors.Is(err, ErrNotFound):
-		return failure{code: codes.NotFound, http: 404, reason: reasonNotFound, detail: "the ledger has no such thing"}
+		return failure{code: codes.NotFound, http: 404, reason: reasonNotFound, detail: "there is no such thing"}
 	case errors.Is(err, ErrConflict):
 		return failure{code: codes.AlreadyExists, http: 409, reason: reasonConflict, detail: err.Error()}
 	case errors.Is(err, ErrDestroyed):

@@ -81,9 +81,9 @@ func failAll(results []kafka.Result, err error) error {
 	return err
 }
 
-// fakeKeys knows the tenants acme, umbrella, erased and locked; the sealing key
-// of erased is destroyed, and the keys of locked
-// cannot be had.
+// fakeKeys knows the tenants acme, umbrella, erased, erasing and locked; the
+// sealing key of erased is destroyed, that of erasing a moment after it was asked
+// for, and the keys of locked cannot be had.
 type fakeKeys struct{}
 
 var errKeyService = errors.New("key service does not answer")
@@ -92,7 +92,7 @@ func (fakeKeys) Derive(id tenant.ID, p keyring.Purpose, epoch uint32) ([keyring.
 	switch id {
 	case "locked":
 		return [keyring.KeyBytes]byte{}, errKeyService
-	case "acme", "umbrella", "erased":
+	case "acme", "umbrella", "erased", "erasing":
 		return sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d", id, p, epoch)), nil
 	default:
 		return [keyring.KeyBytes]byte{}, keyring.ErrNoKey
@@ -108,7 +108,7 @@ func (fakeKeys) Epoch(id tenant.ID, _ keyring.Purpose) uint32 {
 
 // Seal of the fake turns every byte around and says what it was bound to.
 func (fakeKeys) Seal(dst []byte, id tenant.ID, p keyring.Purpose, at keyring.Place, plaintext []byte) ([]byte, error) {
-	if id == "erased" {
+	if id == "erased" || id == "erasing" {
 		return nil, keyring.ErrDestroyed
 	}
 	dst = fmt.Appendf(dst, "%s/%s/%s/%s/%s:", id, p, at.Table, at.Column, at.Row)

@@ -190,6 +190,9 @@ func (f *frame) tenant(id string) (*tenantState, error) {
 	}
 	if f.from.principal.May(tenant.ID(id)) {
 		t, err := f.edge.tenants.get(id)
+		if err == nil && f.edge.sealEpoch(t, f.now) == 0 {
+			err = errUnknownTenant // what is sealed for it is destroyed: it sends nothing any more
+		}
 		if err == nil {
 			f.last = t
 			return t, nil

@@ -42,7 +42,8 @@ type Keys interface {
 	// means that the tenant cannot be served now. It may be called by many
 	// goroutines; what it returned once for a tenant stays right for ever.
 	Derive(id tenant.ID, purpose keyring.Purpose, epoch uint32) ([keyring.KeyBytes]byte, error)
-	// Epoch is the active epoch of a purpose, 0 when its root is destroyed.
+	// Epoch is the active epoch of a purpose, 0 when its root is destroyed: within
+	// a second the tenant is like an unknown one for whoever sends.
 	Epoch(id tenant.ID, purpose keyring.Purpose) uint32
 	// Seal encrypts plaintext for one place of the tenant and appends it to dst.
 	// Every error means that the tenant cannot be served now.

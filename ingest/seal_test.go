@@ -270,13 +270,28 @@ func TestAnUnknownSettingFailsClosed(t *testing.T) {
 	s.send(t, http.StatusAccepted, plain)
 }
 
+// A tenant whose sealing root is destroyed sends nothing any more, whether the
+// edge knew it before or not.
+func TestDestroyedTenantSendsNothing(t *testing.T) {
+	s := newSealing(t)
+	for _, fields := range []string{``, `,"user":"jane"`} {
+		w := post(s.Edge, fmt.Sprintf(`{"event_id":"e1","tenant_id":"erased","occurred_at":"2026-11-22T11:00:00Z","provider":"openai","model":"gpt-5"%s}`, fields))
+		if !strings.Contains(w.Body.String(), `"rule":"tenant"`) {
+			t.Errorf("status %d: %s", w.Code, w.Body)
+		}
+		if recs := s.log.take(); len(recs) != 0 {
+			t.Errorf("%d records", len(recs))
+		}
+	}
+}
+
 // Without a key that seals, what would have to be sealed is refused.
 func TestNoSealingKeyIsUnavailable(t *testing.T) {
 	s := newSealing(t)
-	s.conf.set("erased", "patient")
+	s.conf.set("erasing", "patient")
 	send := func(status int, fields string) {
 		t.Helper()
-		body := fmt.Sprintf(`{"event_id":"e1","tenant_id":"erased","occurred_at":"2026-11-22T11:00:00Z","provider":"openai","model":"gpt-5"%s}`, fields)
+		body := fmt.Sprintf(`{"event_id":"e1","tenant_id":"erasing","occurred_at":"2026-11-22T11:00:00Z","provider":"openai","model":"gpt-5"%s}`, fields)
 		w := post(s.Edge, body)
 		if w.Code != status || strings.Contains(w.Body.String(), "jane") || strings.Contains(w.Body.String(), "p-4711") {
 			t.Errorf("status %d, want %d: %s", w.Code, status, w.Body)

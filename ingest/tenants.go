@@ -20,7 +20,7 @@ type tenantState struct {
 	dedupe    *macKey
 	pseudonym *macKey
 	tags      atomic.Pointer[tagSetting] // nil until an event with tags asks for it
-	sealing   atomic.Pointer[sealEpoch]  // nil until an event with a person asks for it
+	sealing   atomic.Pointer[sealEpoch]  // nil until its first event asks for it
 }
 
 // tenants caches the states of the tenants that send. Unknown tenants are not

@@ -47,3 +47,20 @@ func TestNoFlagTakesASecret(t *testing.T) {
 		}
 	}
 }
+
+// What is wrong with a command line is found before the command begins, and says
+// so by its exit code.
+func TestWrongCommandLines(t *testing.T) {
+	for _, args := range [][]string{
+		{"nonsense"},
+		{"ledger", "verify", "--nonsense"},
+		{"audit", "tail", "--limit", "x"},
+		{"tokens", "revoke"},
+		{"prices", "rerate", "--tenant", "acme"},
+		{"ledger", "quarantine", "--partition", "1"},
+	} {
+		if code := run(t.Context(), args); code != exitUsage {
+			t.Errorf("%q: exit code %d, want %d", args, code, exitUsage)
+		}
+	}
+}

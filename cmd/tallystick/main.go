@@ -52,12 +52,18 @@ func run(ctx context.Context, args []string) int {
 	root := newRootCommand()
 	root.SetArgs(args)
 	begun := false
-	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if err := cmd.ValidateRequiredFlags(); err != nil { // else cobra looks when the command has begun
+			return err
+		}
+		begun = true
+		return nil
+	}
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
 	}
-	if !begun { // an unknown command, flag or argument
+	if !begun { // an unknown command, flag or argument, or a flag that is missing
 		err = &exitError{exitUsage, err}
 	}
 	fmt.Fprintln(os.Stderr, "tallystick:", err)

@@ -130,35 +130,62 @@ func (l *lane) run(ctx context.Context) {
 	}
 }
 
-// flush sends what waits, once.
+// flush sends what waits, once. A witness that does not answer is not asked for
+// the tenants after, too.
 func (l *lane) flush(ctx context.Context) {
 	l.mu.Lock()
 	wait := l.wait
 	l.wait = make(map[tenant.ID]*Published)
 	l.mu.Unlock()
+	away := false
 	for _, id := range slices.Sorted(maps.Keys(wait)) {
 		if ctx.Err() != nil {
 			return
 		}
+		if away {
+			l.again(id, wait[id])
+			continue
+		}
 		err := l.post(ctx, id, wait[id])
-		l.mu.Lock()
 		var refused *refusal
-		switch {
-		case err == nil:
-			delete(l.alarms, id)
-		default:
-			l.alarms[id] = err.Error()
-			if _, newer := l.wait[id]; !newer && !errors.As(err, &refused) {
-				l.wait[id] = wait[id] // it may pass
-			}
+		if err != nil && !errors.As(err, &refused) {
+			l.again(id, wait[id]) // it may pass
 		}
-		l.mu.Unlock()
-		if err != nil {
-			l.c.log.LogAttrs(ctx, slog.LevelError, "a witness does not cosign", slog.String("witness", l.Key.Name()),
-				slog.String("tenant", string(id)), slog.Int64("size", wait[id].Size), slog.Any("err", err))
-		}
+		away = errors.Is(err, errAway)
+		l.note(ctx, id, wait[id].Size, err)
 	}
 }
+
+// again has a checkpoint wait for the next flush, unless a newer one does.
+func (l *lane) again(id tenant.ID, p *Published) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, newer := l.wait[id]; !newer {
+		l.wait[id] = p
+	}
+}
+
+// note keeps how a post ended, and logs it when it is not as the one before.
+func (l *lane) note(ctx context.Context, id tenant.ID, size int64, err error) {
+	l.mu.Lock()
+	before, failed := l.alarms[id]
+	if err == nil {
+		delete(l.alarms, id)
+	} else {
+		l.alarms[id] = err.Error()
+	}
+	l.mu.Unlock()
+	about := []slog.Attr{slog.String("witness", l.Key.Name()), slog.String("tenant", string(id)), slog.Int64("size", size)}
+	switch {
+	case err != nil && err.Error() != before:
+		l.c.log.LogAttrs(ctx, slog.LevelError, "a witness does not cosign", append(about, slog.Any("err", err))...)
+	case err == nil && failed:
+		l.c.log.LogAttrs(ctx, slog.LevelInfo, "a witness cosigns again", about...)
+	}
+}
+
+// errAway is a witness that gave no answer.
+var errAway = errors.New("it does not answer")
 
 // refusal is a witness's answer that sending the same again cannot mend.
 type refusal struct {
@@ -227,7 +254,7 @@ func (l *lane) send(ctx context.Context, id tenant.ID, old int64, p *Published) 
 	}
 	res, err := l.http.Do(req)
 	if err != nil {
-		return 0, "", "", fmt.Errorf("it does not answer: %w", err)
+		return 0, "", "", fmt.Errorf("%w: %w", errAway, err)
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswerBytes))

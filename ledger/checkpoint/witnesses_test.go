@@ -5,10 +5,12 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -154,6 +156,66 @@ func TestWitnessAway(t *testing.T) {
 	h.away.Store(false)
 	w.append("acme", 10)
 	w.until("no cosignature", c, func() bool { return len(w.newest("acme").Cosignatures) == 1 && len(c.Status().Alarms) == 0 })
+}
+
+// lines counts log records by their message.
+type lines struct {
+	slog.Handler
+	mu sync.Mutex // protects n
+	n  map[string]int
+}
+
+func (l *lines) Handle(_ context.Context, r slog.Record) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.n[r.Message]++
+	return nil
+}
+func (l *lines) Enabled(context.Context, slog.Level) bool { return true }
+func (l *lines) WithAttrs([]slog.Attr) slog.Handler       { return l }
+
+// TestWitnessIsLoggedOnce: a witness that stays away is one line of the log and
+// not one a checkpoint; so is its return.
+func TestWitnessIsLoggedOnce(t *testing.T) {
+	w := newWorld(t)
+	h := newHost(t, w, "acme")
+	h.away.Store(true)
+	w.options.Witnesses = []checkpoint.Witness{h.config(t)}
+	w.options.Interval = 20 * time.Millisecond
+	w.append("acme", 10)
+	log := &lines{n: make(map[string]int)}
+	c := checkpoint.New(w.source(), w.store(), w.dir, w.keys, w.options, slog.New(log))
+	for round := range int64(3) {
+		before := h.requests.Load()
+		w.until("not asked", c, func() bool { return h.requests.Load() > before && len(c.Status().Alarms) == 1 })
+		if got := log.n["a witness does not cosign"]; got != 1 {
+			t.Errorf("%d lines after round %d", got, round)
+		}
+		w.append("acme", 10)
+	}
+	h.away.Store(false)
+	w.until("no cosignature", c, func() bool { return len(c.Status().Alarms) == 0 })
+	if log.n["a witness does not cosign"] != 1 || log.n["a witness cosigns again"] != 1 {
+		t.Errorf("lines: %v", log.n)
+	}
+}
+
+// TestAwayWitnessIsAskedOnce: one that gives no answer is asked for one tenant
+// and not for all that wait.
+func TestAwayWitnessIsAskedOnce(t *testing.T) {
+	w := newWorld(t)
+	h := newHost(t, w, "acme")
+	h.srv.Close()
+	w.options.Witnesses = []checkpoint.Witness{h.config(t)}
+	w.options.Interval = 20 * time.Millisecond
+	for _, id := range []string{"acme", "globex", "initech"} {
+		w.append(id, 5)
+	}
+	c := w.signer()
+	w.until("no alarm", c, func() bool { return len(c.Status().Alarms) > 0 && w.newest("initech").Size == 5 })
+	if alarms := c.Status().Alarms; len(alarms) != 1 || !strings.Contains(alarms[0], "does not answer") {
+		t.Errorf("alarms: %q", alarms)
+	}
 }
 
 func TestParseWitness(t *testing.T) {
