@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +27,10 @@ const (
 	maxErrorBytes = 64 << 10
 	// maxFrameBytes is the most that one compressed frame carries.
 	maxFrameBytes = 1 << 20
+	// maxFreeBuffers are kept, each while it is below maxKeptBytes: an insert of
+	// 100,000 entries takes 40 MB.
+	maxFreeBuffers = 1
+	maxKeptBytes   = 64 << 20
 	// exceptionMarker starts an error that a server reports after its status.
 	exceptionMarker = "__exception__\r\n"
 )
@@ -45,7 +48,7 @@ type httpInserter struct {
 	settings url.Values
 	header   http.Header
 	method   ch.CompressionMethod
-	buffers  sync.Pool // of *insertBuffer
+	buffers  chan *insertBuffer // free; a sync.Pool would forget them at each collection
 }
 
 // insertBuffer is reused by inserts, one at a time.
@@ -58,6 +61,7 @@ type insertBuffer struct {
 func newHTTPInserter(opt *ch.Options) *httpInserter {
 	h := &httpInserter{
 		base:     url.URL{Scheme: "http", Path: "/"},
+		buffers:  make(chan *insertBuffer, maxFreeBuffers),
 		hosts:    opt.Addr,
 		settings: url.Values{},
 		header:   http.Header{},
@@ -85,7 +89,6 @@ func newHTTPInserter(opt *ch.Options) *httpInserter {
 		h.header.Set("X-ClickHouse-User", opt.Auth.Username)
 		h.header.Set("X-ClickHouse-Key", opt.Auth.Password)
 	}
-	h.buffers.New = func() any { return &insertBuffer{} }
 	h.client = &http.Client{Transport: insertTransport(opt)}
 	return h
 }
@@ -113,7 +116,7 @@ func (h *httpInserter) close() { h.client.CloseIdleConnections() }
 
 // insert sends the block and waits for the commit.
 func (h *httpInserter) insert(ctx context.Context, sql, token string, rows int, block Block) error {
-	buffer := h.buffers.Get().(*insertBuffer)
+	buffer := h.buffer()
 	data, err := h.encode(buffer, rows, block)
 	if err != nil {
 		return err
@@ -123,7 +126,7 @@ func (h *httpInserter) insert(ctx context.Context, sql, token string, rows int, 
 		// After an early answer or a cancellation the transport may still be
 		// reading; then the buffer is left to it and the collector.
 		if body.closed.Load() {
-			h.buffers.Put(buffer)
+			h.recycle(buffer)
 		}
 	}()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.target(sql, token), body)
@@ -146,6 +149,27 @@ func (h *httpInserter) insert(ctx context.Context, sql, token string, rows int, 
 		return err
 	}
 	return readAnswer(resp)
+}
+
+// buffer is a free buffer, or a new one.
+func (h *httpInserter) buffer() *insertBuffer {
+	select {
+	case b := <-h.buffers:
+		return b
+	default:
+		return &insertBuffer{}
+	}
+}
+
+// recycle keeps a buffer for the next insert.
+func (h *httpInserter) recycle(b *insertBuffer) {
+	if cap(b.plain.Buf) > maxKeptBytes {
+		return
+	}
+	select {
+	case h.buffers <- b:
+	default:
+	}
 }
 
 // sentBody knows when the transport is done with it.
