@@ -22,7 +22,8 @@ const MaxPlanRowsLimit = 1_000_000
 // Options of a Runner. The zero value of a field means its default.
 type Options struct {
 	// FlushInterval is how often what is complete is stored; it bounds how old
-	// a report is. Sooner when FlushRows entries wait.
+	// a report is. Sooner when FlushRows entries wait, and later by half when
+	// half as many were stored last.
 	FlushInterval time.Duration
 	FlushRows     int
 	// MaxPlanRows and MaxPlanFrames bound one plan, but for a single commit that

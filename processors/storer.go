@@ -65,24 +65,37 @@ func (st *storer) run(ctx context.Context) {
 		case <-st.r.wake:
 		}
 		started := time.Now()
-		st.flush(ctx)
+		rows := st.flush(ctx)
 		st.keepSnapshot(ctx)
-		timer.Reset(max(time.Millisecond, st.r.opts.FlushInterval-time.Since(started)))
+		timer.Reset(max(time.Millisecond, st.interval(rows)-time.Since(started)))
 	}
 }
 
+// interval is how long after the start of a flush of so many entries the next
+// one starts: longer when they were half of FlushRows, which wakes it sooner.
+// ClickHouse spends less on an entry the more come at once.
+func (st *storer) interval(rows int) time.Duration {
+	interval := st.r.opts.FlushInterval
+	if rows >= st.r.opts.FlushRows/2 {
+		interval += interval / 2
+	}
+	return interval
+}
+
 // flush makes and stores one plan, and another as long as plans come out full.
-func (st *storer) flush(ctx context.Context) {
+// It returns how many entries they had.
+func (st *storer) flush(ctx context.Context) (rows int) {
 	for {
 		todo, full := st.take()
 		if len(todo) == 0 {
-			return
+			return rows
 		}
 		plan := planOf(todo)
 		err := st.store(ctx, plan, todo)
 		st.finish(ctx, plan, todo, err)
+		rows += st.cover.rows
 		if !full || ctx.Err() != nil || len(st.requests) > 0 {
-			return
+			return rows
 		}
 	}
 }
