@@ -122,8 +122,11 @@ func (c *Checkpointer) published(ctx context.Context, id tenant.ID) (row Publish
 	if !inDir {
 		return row, inStore, head, false, nil
 	}
-	if head, err = Open(signed, origin, verifiers...); err != nil || head.Size != size {
-		return row, inStore, head, true, c.fault(id, size, ReasonNote, "the note in %s: size %d: %v", c.dir.Path(), head.Size, err)
+	if head, err = Open(signed, origin, verifiers...); err != nil {
+		return row, inStore, head, true, c.fault(id, size, ReasonNote, "the note in %s: %v", c.dir.Path(), err)
+	}
+	if head.Size != size {
+		return row, inStore, head, true, c.fault(id, size, ReasonNote, "the note in %s says size %d", c.dir.Path(), head.Size)
 	}
 	return row, inStore, head, true, nil
 }

@@ -143,8 +143,11 @@ func (f *Floor) open(id tenant.ID, size int64, stored string, inStore bool, sign
 			continue
 		}
 		got, err := Open(n.note, origin, verifiers...)
-		if err != nil || got.Size != size {
-			return h, fmt.Errorf("%w: tenant %s, size %d: the note says %d: %w", ledger.ErrAltered, id, size, got.Size, err)
+		if err != nil {
+			return h, fmt.Errorf("%w: tenant %s, size %d: %w", ledger.ErrAltered, id, size, err)
+		}
+		if got.Size != size {
+			return h, fmt.Errorf("%w: tenant %s, size %d: the note says %d", ledger.ErrAltered, id, size, got.Size)
 		}
 		if h.Size != 0 && got.Root != h.Root {
 			return h, fmt.Errorf("%w: tenant %s, size %d: root %x in the store, %x in the directory", ledger.ErrForked, id, size, h.Root, got.Root)
