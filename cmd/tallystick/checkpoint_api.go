@@ -114,8 +114,13 @@ func proofError(err error) error {
 	return err
 }
 
-// gateTime is how long the API may not know that a partition is in recovery.
-const gateTime = time.Second
+const (
+	// gateTime is how long the API may not know that a partition is in recovery,
+	// and how long it does not ask again after a failure.
+	gateTime = time.Second
+	// gateLimit bounds the question, for which every other caller waits.
+	gateLimit = 2 * time.Second
+)
 
 // recoveryGate keeps the API from serving a partition that is replayed after a
 // restore, whichever process replays it.
@@ -134,11 +139,14 @@ func (g *recoveryGate) open(ctx context.Context, id tenant.ID) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if time.Since(g.asked) > gateTime {
-		closed, err := pgstore.RecoveringPartitions(ctx, g.db)
-		if err != nil {
-			return fmt.Errorf("%w: %w", api.ErrUnavailable, err)
-		}
-		g.asked, g.closed = time.Now(), closed
+		// The answer is everybody's: one caller that goes away does not spoil it.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gateLimit)
+		defer cancel()
+		g.closed, g.err = pgstore.RecoveringPartitions(ctx, g.db)
+		g.asked = time.Now()
+	}
+	if g.err != nil {
+		return fmt.Errorf("%w: %w", api.ErrUnavailable, g.err)
 	}
 	if g.closed[id.Partition(g.partitions)] {
 		return fmt.Errorf("%w: the tenant's ledger is being replayed after a restore", api.ErrUnavailable)
