@@ -55,12 +55,6 @@ type request struct {
 	rest    bool   // by REST too
 }
 
-// verdict is what came of a request.
-type verdict struct {
-	switched bool
-	broken   string // an error that must not be
-}
-
 // sqlError is how either database's errors begin to show.
 var sqlError = regexp.MustCompile(`SQLSTATE|DB::Exception|syntax error at or near|Code: \d+|pq: |ERROR: `)
 

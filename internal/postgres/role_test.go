@@ -312,7 +312,10 @@ func TestBound(t *testing.T) {
 		if err := tx.QueryRow(ctx, "select seq from ledger.head where seq < 0").Scan(&n); !postgres.IsNoRows(err) {
 			t.Errorf("no rows: %v", err)
 		}
-		_, err := tx.Query(ctx, "select nothing from ledger.head")
+		rows, err := tx.Query(ctx, "select nothing from ledger.head")
+		if err == nil {
+			rows.Close()
+		}
 		return err
 	})
 	if postgres.SQLState(err) != "42703" {

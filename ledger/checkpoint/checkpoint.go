@@ -18,7 +18,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"math/bits"
 	"strconv"
 	"strings"
 
@@ -98,6 +97,3 @@ func parseSize(s string) (int64, error) {
 	}
 	return int64(n), nil
 }
-
-// log2 is the exponent of a power of two.
-func log2(n int64) int { return bits.Len64(uint64(n)) - 1 }

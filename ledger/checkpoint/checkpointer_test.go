@@ -213,6 +213,7 @@ func (w *world) rewrite(from int64) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	defer rows.Close()
 	type row struct {
 		seq       int64
 		canonical []byte
@@ -225,7 +226,9 @@ func (w *world) rewrite(from int64) {
 		}
 		list = append(list, r)
 	}
-	rows.Close()
+	if err := rows.Err(); err != nil {
+		w.t.Fatal(err)
+	}
 	var prev []byte
 	if err := db.QueryRow(`select chain from ledger.entry_0 where seq = $1`, from-1).Scan(&prev); err != nil {
 		w.t.Fatal(err)

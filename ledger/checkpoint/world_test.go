@@ -231,6 +231,9 @@ func (w *world) leaves(id string) (list []tlog.Hash) {
 		}
 		list = append(list, tlog.RecordHash(b))
 	}
+	if err := rows.Err(); err != nil {
+		w.t.Fatal(err)
+	}
 	return list
 }
 

@@ -141,7 +141,7 @@ func OpenCheckpoint(signed []byte, log, witnesses VerifierKeys) (Checkpoint, err
 	case errors.As(err, &invalid):
 		return Checkpoint{}, fmt.Errorf("%w: that of %.200q", ErrSignature, invalid.Name)
 	case err != nil:
-		return Checkpoint{}, fmt.Errorf("%w: %v", ErrNotCheckpoint, err)
+		return Checkpoint{}, fmt.Errorf("%w: %w", ErrNotCheckpoint, err)
 	}
 	c, err := parseCheckpoint(n.Text)
 	if err != nil {

@@ -44,7 +44,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(http.StatusBadRequest, "INVALID_ARGUMENT")
 		return
 	}
-	out := map[string]any{}
+	var out map[string]any
 	switch what {
 	case "encrypt":
 		sealed, version, err := s.keys.Encrypt(name, in.Plaintext, in.AdditionalAuthenticatedData)
