@@ -17,7 +17,9 @@ export GIT_CONFIG_VALUE_0 := *
 BIN := bin/tallystick
 GOTEST := .ci/gotest
 # Packages whose tests are about goroutines, locks or the order of events.
-CONCURRENT := internal/keyring internal/kafka internal/postgres internal/audit internal/authn internal/transport ingest ledger processors analytics api
+CONCURRENT := internal/keyring internal/kafka internal/postgres internal/audit internal/authn internal/transport internal/secrets ingest ledger processors analytics api
+# Long tests there of one goroutine, and of how much memory is used, which the race detector multiplies.
+SEQUENTIAL := -skip '^(TestPackagesStreamInBoundedMemory|TestBytesOfAPackage|TestGrowsAndResumes)$$'
 # Packages that speak to Kafka, and those that speak to Postgres; what simulates both is not repeated there.
 KAFKA_SUITE := internal/kafka ingest ledger processors
 SIMULATED := -skip '^TestSimulation'
@@ -64,7 +66,7 @@ test: engines web ## run all Go tests on the embedded engines
 .PHONY: test/race
 test/race: engines web ## run the concurrent packages' tests under the race detector (needs a C compiler)
 	@command -v "$$(go env CC)" >/dev/null || { echo "test/race: the race detector needs a C compiler: install gcc" >&2; exit 1; }
-	@CGO_ENABLED=1 $(GOTEST) test/race -race -timeout 20m $(call packages,$(CONCURRENT))
+	@CGO_ENABLED=1 $(GOTEST) test/race -race -timeout 20m $(SEQUENTIAL) $(call packages,$(CONCURRENT))
 
 .PHONY: test/kafka
 test/kafka: engines web ## run the Kafka suite on a real Apache Kafka with SCRAM (needs Java 17, Maven)
