@@ -121,6 +121,13 @@ func (r *recovering) committed(b *Batch) bool {
 	return len(r.left) == 0
 }
 
+// complete reports whether every chain has reached its checkpoint.
+func (r *recovering) complete() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.left) == 0
+}
+
 // idle is asked when no record came for a while and no batch is in hand: at the
 // end of the log nothing can fill what is missing.
 func (r *recovering) idle(ctx context.Context, next int64) error {

@@ -46,6 +46,9 @@ type pipeline struct {
 
 	narrow   narrowing
 	recovery *recovering // nil but in recovery: then nothing is published
+	// partial is the first batch of a recovery when a part of it was published:
+	// it must have the same entries. nil otherwise, and once it is built.
+	partial *partialBatch
 	// handed is closed when the batch that was handed over last is committed.
 	handed chan struct{}
 
@@ -129,29 +132,33 @@ func (p *pipeline) buildLoop(ctx context.Context, reader Reader) error {
 func (p *pipeline) gather(ctx context.Context, reader Reader) error {
 	var due time.Time // when the first record has waited for Linger; zero: it has
 	var t *turn
-	reading := ctx
+	enough, reading := false, ctx
 	for {
 		n := len(p.recs.pending())
-		full := n >= p.w.opts.MaxBatchRecords
-		if t == nil && n > 0 && (full || !time.Now().Before(due)) {
+		enough = enough || n >= p.w.opts.MaxBatchRecords
+		if t == nil && n > 0 && (enough || p.partial == nil && !time.Now().Before(due)) {
 			t = p.w.turns.join(ctx, p.core.partition, p.recs.oldest())
 			reading = t.come
 		}
-		if t != nil && (full || reading.Err() != nil) {
+		if t != nil && (enough || reading.Err() != nil) {
 			if !p.w.turns.wait(t) {
 				return ctx.Err()
 			}
 			return nil
 		}
 		wait := idleTime
-		if n > 0 && t == nil {
+		if n > 0 && t == nil && p.partial == nil {
 			wait = time.Until(due)
 		}
 		got, err := p.next(ctx, reading, reader, wait)
-		if err == nil && n == 0 {
-			if due = time.Now().Add(p.w.opts.Linger); len(got) == 0 {
-				err = p.idle(ctx)
-			}
+		switch {
+		case err != nil:
+		case len(got) == 0 && p.partial != nil:
+			enough, err = p.readToEnd(ctx)
+		case len(got) == 0 && n == 0:
+			err = p.idle(ctx)
+		case n == 0:
+			due = time.Now().Add(p.w.opts.Linger)
 		}
 		if err != nil {
 			if t != nil {
@@ -170,6 +177,23 @@ func (p *pipeline) idle(ctx context.Context) error {
 		return p.recovery.idle(ctx, p.st.NextOffset)
 	}
 	return nil
+}
+
+// readToEnd reports whether the log has no more records for a partial batch. It
+// is an error when there are none at all.
+func (p *pipeline) readToEnd(ctx context.Context) (bool, error) {
+	next, pending := p.st.NextOffset, p.recs.pending()
+	if len(pending) > 0 {
+		next = pending[len(pending)-1].offset + 1
+	}
+	end, err := p.recovery.recovery.EndOffset(ctx, p.core.partition)
+	if err != nil || next < end {
+		return false, err
+	}
+	if len(pending) == 0 {
+		return true, p.partial.missing(0)
+	}
+	return true, nil
 }
 
 // next waits for records, at most for the given time and until reading ends,
@@ -200,13 +224,17 @@ func (p *pipeline) build(b *builder) error {
 		return err
 	}
 	n := 0
-	for n < len(recs) && len(c.touched) < p.w.opts.MaxTenants {
+	for n < len(recs) && len(c.touched) < p.w.opts.MaxTenants && !p.partial.full(b) {
 		if err := c.build(b, &recs[n]); err != nil {
 			return &batchError{recs[0].offset, recs[n].offset, err}
 		}
 		n++
 	}
 	c.finish(b)
+	if err := p.partial.same(&b.batch); err != nil {
+		return err
+	}
+	p.partial = nil
 	c.remember()
 	batch := &b.batch
 	batch.Topic, batch.Partition = c.topic, c.partition

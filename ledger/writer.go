@@ -53,6 +53,9 @@ type Options struct {
 	// help, in place of halting.
 	Recover  bool
 	Recovery Recovery
+	// Tail, when set, is where such a replay begins: with the batches that are in
+	// `entries` already.
+	Tail Tail
 }
 
 func (o Options) withDefaults() Options {
@@ -169,6 +172,18 @@ func (w *Writer) runOnce(ctx context.Context, topic Topic, partition int32, src 
 	}
 	stats := w.stats.partition(partition)
 	stats.recovering.Store(rec != nil)
+	var partial *partialBatch
+	if rec != nil && w.opts.Tail != nil {
+		if partial, err = w.importTail(ctx, topic, partition, src, &st, rec, log); err != nil {
+			return fmt.Errorf("import entries: %w", err)
+		}
+		if partial == nil && rec.complete() {
+			return errRecovered
+		}
+		if st, err = w.store.Assign(ctx, topic, partition); err != nil {
+			return fmt.Errorf("assign: %w", err)
+		}
+	}
 	stats.assigned(&st)
 	noted := st.PublishedBatch
 	if rec == nil {
@@ -188,7 +203,7 @@ func (w *Writer) runOnce(ctx context.Context, topic Topic, partition int32, src 
 	}
 	defer reader.Close()
 	p := newPipeline(ctx, w, core, st, src, stats)
-	p.noted, p.narrow, p.recovery = noted, narrow, rec
+	p.noted, p.narrow, p.recovery, p.partial = noted, narrow, rec, partial
 	return p.run(ctx, reader)
 }
 

@@ -57,6 +57,7 @@ func (a *app) openCheckpoints() (ledger.Options, error) {
 		Floor:    checkpoint.NewFloor(entries, a.signing.store, dir, keys, a.cfg.Name, a.ring.Tenants),
 		Recover:  a.cfg.Ledger.Recover,
 		Recovery: pgstore.NewRecovery(a.ledgerDB, a.ring, ends),
+		Tail:     ledger.NewKafkaTail(a.kafkaCfg, a.admin),
 	}, nil
 }
 
