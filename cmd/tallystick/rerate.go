@@ -33,10 +33,11 @@ type rerateFlags struct {
 // newPricesCommand is `tallystick prices`.
 func newPricesCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "prices", Short: "Price usage anew after a price change", Args: cobra.NoArgs,
+		Use: "prices", Short: "Price books: show, import, compare, explain; price usage anew", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newRerateCommand(), newRerateStatusCommand())
+	cmd.AddCommand(newPricesShowCommand(), newPricesImportCommand(), newPricesDiffCommand(), newPricesExplainCommand(),
+		newRerateCommand(), newRerateStatusCommand())
 	return cmd
 }
 

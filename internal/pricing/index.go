@@ -209,3 +209,18 @@ func (r *compiledRow) sheet(service Service, length int64) (*sheet, ReasonCode) 
 	}
 	return sheets[at], ReasonNone
 }
+
+// Sheet returns the row and the sheet that an id names; ok is false when the book has none.
+func (b *Book) Sheet(id RowID) (row Row, sheet Sheet, ok bool) {
+	for i := range b.rows {
+		r := &b.rows[i]
+		for j := range r.Sheets {
+			if sheetID(r, &r.Sheets[j]) == id {
+				row := *r
+				row.Sheets = slices.Clone(r.Sheets)
+				return row, row.Sheets[j], true
+			}
+		}
+	}
+	return Row{}, Sheet{}, false
+}

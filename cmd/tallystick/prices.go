@@ -1,0 +1,292 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tallystick/tallystick/internal/pricing"
+	"github.com/tallystick/tallystick/internal/tokens"
+)
+
+// builtinBook names the book that travels with the program.
+const builtinBook = "builtin"
+
+// maxBookFile bounds what is read as a price book.
+const maxBookFile = pricing.MaxBookBytes
+
+// openBook reads the price book in a file, or the built-in one.
+func openBook(path string) (*pricing.Book, error) {
+	if path == "" || path == builtinBook {
+		return pricing.Builtin(), nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, &exitError{exitNotFound, err}
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxBookFile+1))
+	if err != nil {
+		return nil, err
+	}
+	book, err := pricing.ParseBook(data)
+	if err != nil {
+		return nil, usageError("%s: %w (a price list becomes a book by `tallystick prices import`)", path, err)
+	}
+	return book, nil
+}
+
+// perMillion writes a rate in USD per million tokens, without trailing zeros.
+func perMillion(r pricing.Rate) string {
+	const digits = 12 // of 1e-18 USD per token in a USD per million tokens
+	if r == pricing.NoRate {
+		return "-"
+	}
+	text := fmt.Sprintf("%0*d", digits+1, int64(r))
+	text = text[:len(text)-digits] + "." + text[len(text)-digits:]
+	return strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
+}
+
+// momentFlag reads a time flag; empty is now.
+func momentFlag(name, value string) (time.Time, error) {
+	if value == "" {
+		return time.Now(), nil
+	}
+	t, err := parseMoment(value, false)
+	if err != nil {
+		return t, usageError("--%s: %w", name, err)
+	}
+	return t, nil
+}
+
+func newPricesShowCommand() *cobra.Command {
+	var at, file string
+	cmd := &cobra.Command{
+		Use:   "show [MODEL] [--at TIME] [--book FILE]",
+		Short: "Print the prices in force, in USD per million tokens",
+		Long: `Print the prices of a book that are in force at a time, in USD per million tokens.
+
+MODEL is any part of PROVIDER/MODEL. A rate with * follows from another class by
+the provider's own billing. Without --book it is the built-in book.`,
+		Example: "  tallystick prices show gpt-4o\n  tallystick prices show --book candidate.jsonl --at 2026-10-01 anthropic/",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			when, err := momentFlag("at", at)
+			if err != nil {
+				return err
+			}
+			book, err := openBook(file)
+			if err != nil {
+				return err
+			}
+			part := ""
+			if len(args) == 1 {
+				part = strings.ToLower(args[0])
+			}
+			return showPrices(cmd.OutOrStdout(), book, when, part)
+		},
+	}
+	cmd.Flags().StringVar(&at, "at", "", "`TIME` of the usage (default: now)")
+	cmd.Flags().StringVar(&file, "book", "", "price book `FILE` (default: the built-in book)")
+	return cmd
+}
+
+func showPrices(w io.Writer, book *pricing.Book, at time.Time, part string) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "MODEL\tREGION\tSERVICE\tABOVE\tVALID FROM\tRATES")
+	found := false
+	for _, r := range book.InForce(at) {
+		if !strings.Contains(r.Provider+"/"+r.Model, part) {
+			continue
+		}
+		found = true
+		for _, s := range r.Sheets {
+			fmt.Fprintf(t, "%s/%s\t%s\t%s\t%d\t%s\t%s\n", r.Provider, r.Model, orDash(r.Region), s.Service, s.Above, r.ValidFrom.Format(time.DateOnly), sheetRates(&s))
+		}
+	}
+	if !found {
+		return &exitError{exitNotFound, fmt.Errorf("book %s has no price in force for %q", book.Version(), part)}
+	}
+	return t.Flush()
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// sheetRates are the rates of a sheet in one line.
+func sheetRates(s *pricing.Sheet) string {
+	var rates []string
+	for c, rate := range s.Rates {
+		if rate == pricing.NoRate {
+			continue
+		}
+		mark := ""
+		if s.Derived[c] {
+			mark = "*"
+		}
+		rates = append(rates, tokens.Class(c).String()+" "+perMillion(rate)+mark)
+	}
+	if rates == nil {
+		return "none"
+	}
+	return strings.Join(rates, ", ")
+}
+
+// priceImportFlags are the flags of `prices import`.
+type priceImportFlags struct {
+	from, out, asOf, validFrom, version, discounts string
+	free                                           []string
+}
+
+// priceImporters are the forms of price lists by their names.
+var priceImporters = map[string]func(io.Reader, pricing.ImportOptions) (*pricing.Book, pricing.Report, error){
+	"litellm": pricing.ImportLiteLLM, "genai-prices": pricing.ImportGenAIPrices, "models.dev": pricing.ImportModelsDev,
+	"csv": pricing.ImportCSV, "yaml": pricing.ImportYAML,
+}
+
+func newPricesImportCommand() *cobra.Command {
+	f := &priceImportFlags{}
+	cmd := &cobra.Command{
+		Use:   "import --from FORM FILE [-o BOOK]",
+		Short: "Make a candidate price book of a published price list",
+		Long: `Make a price book of a price list in the form of LiteLLM, genai-prices (data.json)
+or models.dev (api.json), or of one of your own in CSV or YAML.
+
+The book is a candidate: nothing is priced by it until it is published. Compare it
+with the one in force by ` + "`tallystick prices diff`" + `. What the list says and the book
+cannot is refused and printed with the reason, never guessed.`,
+		Example: "  tallystick prices import --from litellm --as-of 2026-08-01 model_prices_and_context_window.json -o candidate.jsonl",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return f.run(cmd.OutOrStdout(), args[0])
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.from, "from", "", "litellm, genai-prices, models.dev, csv or yaml")
+	fs.StringVarP(&f.out, "out", "o", "", "write the book to `BOOK`, which must not exist")
+	fs.StringVar(&f.asOf, "as-of", "", "`DATE` of the list (default: the file's)")
+	fs.StringVar(&f.validFrom, "valid-from", "", "`TIME` from which prices without one of their own hold (default: the list's date)")
+	fs.StringVar(&f.version, "version", "", "name of the book (default: form and date)")
+	fs.StringVar(&f.discounts, "discounts", "", "negotiated prices in a CSV `FILE`")
+	fs.StringSliceVar(&f.free, "free", nil, "providers whose zero rates are meant, such as your own servers")
+	if err := cmd.MarkFlagRequired("from"); err != nil {
+		panic(err) // the flag stands a few lines above
+	}
+	return cmd
+}
+
+func (f *priceImportFlags) run(w io.Writer, path string) error {
+	from := priceImporters[f.from]
+	if from == nil {
+		return usageError("--from: litellm, genai-prices, models.dev, csv or yaml")
+	}
+	list, err := os.Open(path)
+	if err != nil {
+		return &exitError{exitNotFound, err}
+	}
+	defer list.Close()
+	o, err := f.options(list)
+	if err != nil {
+		return err
+	}
+	book, report, err := from(list, o)
+	if err != nil {
+		return usageError("%s: %w", path, err)
+	}
+	if f.discounts != "" {
+		if book, err = f.discounted(book, o); err != nil {
+			return err
+		}
+	}
+	printImport(w, book, &report)
+	if f.out == "" {
+		return nil
+	}
+	return writeNew(f.out, book.Marshal())
+}
+
+func (f *priceImportFlags) options(list *os.File) (o pricing.ImportOptions, err error) {
+	info, err := list.Stat()
+	if err != nil {
+		return o, err
+	}
+	o = pricing.ImportOptions{AsOf: info.ModTime().UTC().Truncate(24 * time.Hour), Version: f.version, Source: filepath.Base(list.Name()), Free: f.free}
+	if f.asOf != "" {
+		if o.AsOf, err = momentFlag("as-of", f.asOf); err != nil {
+			return o, err
+		}
+	}
+	if f.validFrom != "" {
+		o.ValidFrom, err = momentFlag("valid-from", f.validFrom)
+	}
+	return o, err
+}
+
+// discounted puts negotiated prices into the book.
+func (f *priceImportFlags) discounted(book *pricing.Book, o pricing.ImportOptions) (*pricing.Book, error) {
+	file, err := os.Open(f.discounts)
+	if err != nil {
+		return nil, &exitError{exitNotFound, err}
+	}
+	defer file.Close()
+	discounts, err := pricing.ReadDiscounts(file)
+	if err != nil {
+		return nil, usageError("--discounts: %w", err)
+	}
+	h := book.Header()
+	h.Version += "-negotiated"
+	if book, err = book.Discounted(h, o.AsOf, discounts); err != nil {
+		return nil, usageError("--discounts: %w", err)
+	}
+	return book, nil
+}
+
+// maxRefused is how many refused entries are printed.
+const maxRefused = 20
+
+func printImport(w io.Writer, book *pricing.Book, r *pricing.Report) {
+	fmt.Fprintf(w, "book     %s\nhash     %x\n", book.Version(), book.Hash())
+	fmt.Fprintf(w, "entries  %d in the list, %d priced, %d refused, %d the same as another\n", r.Entries, r.Priced, len(r.Refused), r.Merged)
+	fmt.Fprintf(w, "rows     %d\n", book.Len())
+	for _, field := range slices.Sorted(maps.Keys(r.Unknown)) {
+		fmt.Fprintf(w, "unknown  %q, a price field that is not imported: %d times\n", field, r.Unknown[field])
+	}
+	for i, refused := range r.Refused {
+		if i == maxRefused {
+			fmt.Fprintf(w, "refused  … and %d more\n", len(r.Refused)-i)
+			break
+		}
+		fmt.Fprintf(w, "refused  %q: %s\n", refused.Model, refused.Reason)
+	}
+}
+
+// writeNew writes a file that must not exist yet; one that could not be written is taken away.
+func writeNew(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return &exitError{exitConflict, err}
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		_ = os.Remove(path) // the error says what happened
+	}
+	return err
+}

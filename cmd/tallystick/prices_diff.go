@@ -1,0 +1,125 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tallystick/tallystick/internal/pricing"
+)
+
+func newPricesDiffCommand() *cobra.Command {
+	var at string
+	var sources bool
+	cmd := &cobra.Command{
+		Use:   "diff BOOK BOOK… [--at TIME] [--sources]",
+		Short: "Compare price books: what is added, removed and changed, in percent",
+		Long: `Compare two price books: the prices in force at a time that one has and the other
+has not, and those that differ, in USD per million tokens and in percent. A book is
+a file of ` + "`tallystick prices import`" + `, or "builtin".
+
+With --sources the books are equals: only prices that two or more of them state, and
+not alike, are printed. A source that is silent does not disagree.`,
+		Example: "  tallystick prices diff builtin candidate.jsonl\n  tallystick prices diff --sources litellm.jsonl genai.jsonl modelsdev.jsonl",
+		Args:    cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			when, err := momentFlag("at", at)
+			if err != nil {
+				return err
+			}
+			if len(args) > 2 && !sources {
+				return usageError("two books are compared; more with --sources")
+			}
+			books := make([]*pricing.Book, len(args))
+			for i, path := range args {
+				if books[i], err = openBook(path); err != nil {
+					return err
+				}
+			}
+			if sources {
+				return printDisagreements(cmd.OutOrStdout(), when, args, books)
+			}
+			return printDiff(cmd.OutOrStdout(), pricing.Compare(books[0], books[1], when))
+		},
+	}
+	cmd.Flags().StringVar(&at, "at", "", "`TIME` of the usage (default: now)")
+	cmd.Flags().BoolVar(&sources, "sources", false, "report where sources disagree")
+	return cmd
+}
+
+func printDiff(w io.Writer, d pricing.Diff) error {
+	if d.Empty() {
+		_, err := fmt.Fprintf(w, "%s and %s say the same\n", d.From.Version, d.To.Version)
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if len(d.Changes) > 0 {
+		fmt.Fprintln(t, "CHANGE\tMODEL\tTIER\tCLASS\tFROM\tTO\tPERCENT")
+	}
+	counts := map[string]int{}
+	for _, c := range d.Changes {
+		kind := changeKind(c)
+		counts[kind]++
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", kind, modelName(c.RateKey), tierName(c.RateKey), c.Class, perMillion(c.From), perMillion(c.To), orDash(c.Percent()))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "rates at %s: %d added, %d removed, %d changed; rows with their history: %d only in %s, %d only in %s; names: %d and %d\n",
+		d.At.UTC().Format(time.RFC3339), counts["added"]+counts["new model"], counts["removed"]+counts["model gone"], counts["changed"],
+		len(d.Removed), d.From.Version, len(d.Added), d.To.Version, len(d.RemovedAliases), len(d.AddedAliases))
+	return err
+}
+
+func changeKind(c pricing.RateChange) string {
+	switch {
+	case c.From == pricing.NoRate && c.WholeModel:
+		return "new model"
+	case c.From == pricing.NoRate:
+		return "added"
+	case c.To == pricing.NoRate && c.WholeModel:
+		return "model gone"
+	case c.To == pricing.NoRate:
+		return "removed"
+	}
+	return "changed"
+}
+
+func modelName(k pricing.RateKey) string {
+	name := k.Provider + "/" + k.Model
+	if k.Region != "" {
+		name += "[" + k.Region + "]"
+	}
+	return name
+}
+
+func tierName(k pricing.RateKey) string {
+	if k.Above == 0 {
+		return k.Service.String()
+	}
+	return fmt.Sprintf("%s>%d", k.Service, k.Above)
+}
+
+func printDisagreements(w io.Writer, at time.Time, names []string, books []*pricing.Book) error {
+	found, compared := pricing.Disagreements(at, books...)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if len(found) > 0 {
+		fmt.Fprintf(t, "MODEL\tTIER\tCLASS\t%s\tSPREAD\n", strings.Join(names, "\t"))
+	}
+	for _, d := range found {
+		var rates []string
+		for _, r := range d.Rates {
+			rates = append(rates, perMillion(r))
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", modelName(d.RateKey), tierName(d.RateKey), d.Class, strings.Join(rates, "\t"), orDash(d.Spread()))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "%d rates are stated by two sources or more, and %d not alike\n", compared, len(found))
+	return err
+}
