@@ -70,6 +70,7 @@ func TestExitCodesAndVerdicts(t *testing.T) {
 		"one that is newer":            {[]string{"--key", keys, "--checkpoint", data("checkpoint-150.txt"), data("range.zip")}, exitUnknown, "the package is older, or the log was rolled back"},
 		"forged":                       {[]string{"--key", keys, "--mac-keys", macs, data("forged.zip")}, exitBroken, "BROKEN at entry 41 of acme: root differs"},
 		"a damaged entry":              {[]string{"--key", keys, damaged(t, "whole.zip", 3000)}, exitBroken, "BROKEN at entry"},
+		"of another tenant":            {[]string{"--key", keys, "--tenant", "globex", data("whole.zip")}, exitBroken, "BROKEN of acme: manifest"},
 		"cut":                          {[]string{"--key", keys, cut(t, "whole.zip", 20_000)}, exitUnknown, "cut or damaged"},
 		"no key":                       {[]string{data("whole.zip")}, exitUnknown, "no trusted key"},
 		"self-asserted":                {[]string{"--self-asserted", data("whole.zip")}, exitIntact, "WARNING: the keys are self-asserted"},

@@ -70,7 +70,11 @@ func (o *options) print(w io.Writer, r *verify.Report) error {
 	case verify.Intact:
 		p.line("INTACT: entries %d to %d of %s", r.From, r.To, r.Tenant)
 	case verify.Broken:
-		p.line("BROKEN at entry %d of %s: %s (found by: %s)", r.FirstBad, r.Tenant, r.Reason, r.Detector)
+		at := ""
+		if r.FirstBad > 0 { // 0: no entry is, but what is beside them
+			at = fmt.Sprintf(" at entry %d", r.FirstBad)
+		}
+		p.line("BROKEN%s of %s: %s (found by: %s)", at, r.Tenant, r.Reason, r.Detector)
 		p.line("  %s", r.Message)
 	default:
 		p.line("CANNOT TELL: %s", r.Message)

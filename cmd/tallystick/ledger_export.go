@@ -59,7 +59,7 @@ func newLedgerExportCommand(f *ledgerFlags) *cobra.Command {
 	fs.StringVar(&x.zone, "time-zone", "", "time zone of dates (default UTC)")
 	fs.BoolVar(&x.evidence, "evidence", false, "write an evidence package; the same as --format zip")
 	fs.StringVar(&x.format, "format", "", "tsx (a plain export, the default) or zip (an evidence package)")
-	fs.Int64SliceVar(&x.kept, "kept", nil, "sizes of checkpoints that the auditor has: the package gets proofs to them")
+	fs.Int64SliceVar(&x.kept, "kept", nil, "`SIZES` of checkpoints that the auditor has: the package gets proofs to them")
 	fs.StringVarP(&f.outFile, "output", "o", "", "write to `FILE` (required)")
 	fs.BoolVar(&f.yes, "yes", false, "replace a file that is there")
 	return cmd

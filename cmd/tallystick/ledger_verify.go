@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strconv"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -261,14 +262,17 @@ func (f *ledgerFlags) print(w io.Writer, reports []verify.Report) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "TENANT\tVERDICT\tENTRIES\tRANGE\tMACS\tCHECKPOINT\tHEAD\tFIRST BAD")
 	for _, r := range reports {
-		macs, bad := "not checked", "-"
+		macs, covered, bad := "not checked", "-", "-"
 		if r.MACsChecked {
 			macs = "checked"
+		}
+		if r.Covered > 0 {
+			covered = strconv.FormatInt(r.Covered, 10)
 		}
 		if r.Verdict == verify.Broken {
 			bad = fmt.Sprintf("%d: %s", r.FirstBad, r.Reason)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d-%d\t%s\t%d\t%x…\t%s\n", r.Tenant, r.Verdict, r.Entries, r.From, r.To, macs, r.Covered, r.HeadHash[:6], bad)
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d-%d\t%s\t%s\t%x…\t%s\n", r.Tenant, r.Verdict, r.Entries, r.From, r.To, macs, covered, r.HeadHash[:6], bad)
 	}
 	return t.Flush()
 }

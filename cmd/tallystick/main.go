@@ -15,6 +15,7 @@ import (
 
 	"github.com/tallystick/tallystick/internal/config"
 	"github.com/tallystick/tallystick/internal/embedded"
+	"github.com/tallystick/tallystick/internal/transport"
 )
 
 // Exit codes, the same for every subcommand (README.md lists them).
@@ -76,7 +77,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &e):
 		return e.code
-	case errors.Is(err, config.ErrInvalid):
+	case errors.Is(err, config.ErrInvalid), errors.Is(err, transport.ErrCertificate):
 		return exitUsage
 	default:
 		return exitFailure

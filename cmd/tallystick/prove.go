@@ -274,7 +274,7 @@ func (f *proveFlags) consistent(ctx context.Context, api *ledgerAPI, newer tree)
 		return older, usageError("--since: %w", err)
 	}
 	if older, _, err = f.checked(ctx, api, string(b)); err != nil {
-		return older, err
+		return older, fmt.Errorf("--since %s: %w", f.since, err)
 	}
 	if older.size > newer.size {
 		return older, broken("the checkpoint in %s has size %d, the newest %d: entries are gone", f.since, older.size, newer.size)
