@@ -178,7 +178,7 @@ func TestRecoveryWithoutAPriceBook(t *testing.T) {
 	d.tail = func(tail ledger.Tail) ledger.Tail {
 		return &tailOf{Tail: tail, first: map[int32]int64{0: 1 << 40, 1: 1 << 40}}
 	}
-	if halted, published := d.run(true); !errors.Is(halted, ledger.ErrMissingRange) || !strings.Contains(halted.Error(), "price book") || published != 0 {
+	if published, halted := d.run(true); !errors.Is(halted, ledger.ErrMissingRange) || !strings.Contains(halted.Error(), "price book") || published != 0 {
 		t.Errorf("%v, %d published", halted, published)
 	}
 }
@@ -276,7 +276,7 @@ func TestRecoveryTrustsNoFrame(t *testing.T) {
 				return v, true
 			}}
 		}
-		halted, published := d.run(true)
+		published, halted := d.run(true)
 		if !errors.Is(halted, c.want) || !strings.Contains(fmt.Sprint(halted), c.text) || published != 0 {
 			t.Errorf("%s: %v, %d published", c.name, halted, published)
 		}

@@ -76,7 +76,7 @@ func (c *countingLog) ProduceBatch(ctx context.Context, recs []kafka.Record, res
 
 // run is a ledger process: it writes what is in the log, signs it, and stops. It
 // returns what halted a partition and how many records were published.
-func (d *drill) run(recover bool) (halted error, published int64) {
+func (d *drill) run(recover bool) (published int64, halted error) {
 	d.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -113,7 +113,7 @@ func (d *drill) run(recover bool) (halted error, published int64) {
 			d.t.Fatalf("signing: %v, %+v", err, signer.Status().Faults)
 		}
 	}
-	return halted, pub.records.Load()
+	return pub.records.Load(), halted
 }
 
 func (d *drill) open(role postgres.Role) *postgres.DB {
@@ -218,7 +218,7 @@ func (d *drill) scan(sql string, into ...any) {
 
 func (d *drill) clean(recover bool) int64 {
 	d.t.Helper()
-	halted, published := d.run(recover)
+	published, halted := d.run(recover)
 	if halted != nil {
 		d.t.Fatal(halted)
 	}
@@ -242,7 +242,7 @@ func TestRestoreDrill(t *testing.T) {
 	d.scan(notes, &signed)
 
 	d.restore()
-	halted, published := d.run(false)
+	published, halted := d.run(false)
 	if !errors.Is(halted, ledger.ErrBelowCheckpoint) || published != 0 {
 		t.Fatalf("after a restore: %v, %d records published", halted, published)
 	}
@@ -299,7 +299,7 @@ func TestRecoveryThatCannotSucceed(t *testing.T) {
 		d.usage(0, 100)
 		d.clean(false)
 		d.publish("acme", 5000, checkpoint.Hash{1})
-		halted, published := d.run(true)
+		published, halted := d.run(true)
 		if !errors.Is(halted, ledger.ErrMissingRange) || published != 0 || !strings.Contains(halted.Error(), "tenant acme: head 101") {
 			t.Errorf("%v, %d published", halted, published)
 		}
@@ -316,7 +316,7 @@ func TestRecoveryThatCannotSucceed(t *testing.T) {
 			d.put("acme", usage("acme", n, nil))
 		}
 		d.publish("acme", 150, checkpoint.Hash{1})
-		halted, published := d.run(true)
+		published, halted := d.run(true)
 		if !errors.Is(halted, ledger.ErrForked) || published != 0 || !strings.Contains(halted.Error(), "tenant acme at 150") {
 			t.Errorf("%v, %d published", halted, published)
 		}
@@ -327,11 +327,11 @@ func TestRecoveryThatCannotSucceed(t *testing.T) {
 		d.clean(false)
 		d.dir, _ = checkpoint.OpenDir(t.TempDir())
 		d.publish("acme", 101, checkpoint.Hash{1})
-		if halted, _ := d.run(false); !errors.Is(halted, ledger.ErrForked) || !strings.Contains(halted.Error(), "in the store") {
+		if _, halted := d.run(false); !errors.Is(halted, ledger.ErrForked) || !strings.Contains(halted.Error(), "in the store") {
 			t.Errorf("%v", halted)
 		}
 		d.scan(`delete from ledger.checkpoint where tenant_id = 'acme' returning size`, new(int64))
-		if halted, _ := d.run(false); !errors.Is(halted, ledger.ErrForked) {
+		if _, halted := d.run(false); !errors.Is(halted, ledger.ErrForked) {
 			t.Errorf("%v", halted)
 		}
 	})
@@ -342,7 +342,7 @@ func TestRecoveryThatCannotSucceed(t *testing.T) {
 		if err := d.dir.Add(checkpoint.LedgerLog, "acme", 7000, "no note"); err != nil {
 			t.Fatal(err)
 		}
-		if halted, _ := d.run(true); !errors.Is(halted, ledger.ErrAltered) {
+		if _, halted := d.run(true); !errors.Is(halted, ledger.ErrAltered) {
 			t.Errorf("%v", halted)
 		}
 	})

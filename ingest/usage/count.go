@@ -163,29 +163,29 @@ func (d *doc) element(l list) {
 	d.names[nameDetail].n = 0
 }
 
-// merge takes over what d says: later documents of a response replace what
+// merge takes over what from says: later documents of a response replace what
 // earlier ones said (their counts are cumulative), those of a batch are summed.
 //
 // A snapshot (Gemini) replaces all counts at once.
-func (s *doc) merge(d *doc, how merging) {
-	if how == snapshots && d.has&usageCounts != 0 {
-		s.fell = s.fell || d.v[Total] < s.v[Total]
-		s.has, s.v = 0, [NumCounts]int64{}
+func (d *doc) merge(from *doc, how merging) {
+	if how == snapshots && from.has&usageCounts != 0 {
+		d.fell = d.fell || from.v[Total] < d.v[Total]
+		d.has, d.v = 0, [NumCounts]int64{}
 	}
-	for left := d.has; left != 0; left &= left - 1 {
+	for left := from.has; left != 0; left &= left - 1 {
 		c := bits.TrailingZeros32(left)
 		if how == sums {
-			s.v[c] += d.v[c]
+			d.v[c] += from.v[c]
 		} else {
-			s.v[c] = d.v[c]
+			d.v[c] = from.v[c]
 		}
 	}
-	s.has |= d.has
-	s.clash = s.clash || d.clash
-	s.badNumber = s.badNumber || d.badNumber
-	for i := range d.names {
-		if d.names[i].n > 0 && (i != nameID || s.names[i].n == 0) {
-			s.names[i].set(d.names[i].b[:d.names[i].n])
+	d.has |= from.has
+	d.clash = d.clash || from.clash
+	d.badNumber = d.badNumber || from.badNumber
+	for i := range from.names {
+		if from.names[i].n > 0 && (i != nameID || d.names[i].n == 0) {
+			d.names[i].set(from.names[i].b[:from.names[i].n])
 		}
 	}
 }

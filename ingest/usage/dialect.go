@@ -128,6 +128,7 @@ var mistral = chat.with(map[Count][]string{Cached: {"usage.prompt_token_details.
 
 // responses is OpenAI's newer form; embeddings, audio and images share it.
 var responses = table{
+	shape: subsets,
 	roots: []string{"", "response."},
 	counts: map[Count][]string{
 		Prompt:          {"usage.input_tokens", "usage.prompt_tokens"},

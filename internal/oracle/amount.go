@@ -14,12 +14,13 @@ type Amount struct {
 	small int64
 }
 
-// safeSum keeps one more addition of any cost that is at most this below 2^63.
+// safeSum is beyond what small may be: below it, one more addition of any cost
+// that is at most this stays below 2^63.
 const safeSum = 1 << 62
 
 // Add adds pico × 1e-12 USD, pico >= 0.
 func (a *Amount) Add(pico int64) {
-	if a.small > safeSum || pico > safeSum {
+	if a.small >= safeSum || pico > safeSum {
 		a.settle()
 		if pico > safeSum {
 			a.big.Add(&a.big, big.NewInt(pico))

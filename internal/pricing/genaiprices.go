@@ -73,7 +73,7 @@ func ImportGenAIPrices(r io.Reader, o ImportOptions) (*Book, Report, error) {
 	}
 	var list []genaiProvider
 	if err := json.Unmarshal(plain, &list); err != nil || list == nil {
-		return nil, Report{}, fmt.Errorf("%w: not a list of providers: %v", ErrImport, err)
+		return nil, Report{}, fmt.Errorf("%w: not a list of providers: %w", ErrImport, err)
 	}
 	for i := range list {
 		for _, m := range list[i].Models {

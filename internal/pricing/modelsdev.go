@@ -45,7 +45,7 @@ func ImportModelsDev(r io.Reader, o ImportOptions) (*Book, Report, error) {
 		Models map[string]json.RawMessage `json:"models"`
 	}
 	if err := json.Unmarshal(plain, &list); err != nil || list == nil {
-		return nil, Report{}, fmt.Errorf("%w: not an object of providers: %v", ErrImport, err)
+		return nil, Report{}, fmt.Errorf("%w: not an object of providers: %w", ErrImport, err)
 	}
 	for _, provider := range slices.Sorted(maps.Keys(list)) {
 		models := list[provider].Models
