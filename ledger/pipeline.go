@@ -113,9 +113,10 @@ func (p *pipeline) buildLoop(ctx context.Context, reader Reader) error {
 		b := p.w.builders.get()
 		err := p.build(b)
 		if err == nil {
+			committed := b.committed // b may be another partition's as soon as it is handed on
 			select {
 			case p.commits <- b:
-				p.handed = b.committed
+				p.handed = committed
 				continue
 			case <-p.work.Done():
 				err = context.Cause(p.work)
