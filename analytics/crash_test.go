@@ -93,6 +93,32 @@ func TestKillInMidStore(t *testing.T) {
 	}
 }
 
+// TestPlansAreKnownAfterARestart stores plans, kills the engine, and stores the
+// same plans again, from the engine's very first life on: what a schema change
+// leaves in its memory must not be part of what a plan is known by.
+func TestPlansAreKnownAfterARestart(t *testing.T) {
+	dir := t.TempDir()
+	for plans := int64(1); plans <= 3; plans++ {
+		engine := startEngine(t, dir)
+		db := open(t, engine.DSN(""), clickhouse.Writer)
+		w := analytics.NewWriter(db)
+		for plan := int64(1); plan <= plans; plan++ {
+			fill(t, w, plan, newTraffic(uint64(plan), 4, march, 72*time.Hour).entries(500))
+			if err := w.Store(t.Context(), fmt.Sprint("plan-", plan), []analytics.Range{{Partition: 9, From: plan, To: plan}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := count(t, db, "SELECT count() FROM entry"); n != uint64(plans*500) {
+			t.Errorf("life %d: %d entries, want %d", plans, n, plans*500)
+		}
+		checkView(t, db)
+		if err := syscall.Kill(engine.PID(), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		<-engine.Done()
+	}
+}
+
 // checkAnnounced looks for entries that nothing announces.
 func checkAnnounced(t *testing.T, db *clickhouse.DB, most int64) {
 	t.Helper()
