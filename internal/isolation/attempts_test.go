@@ -162,22 +162,21 @@ func attack(ctx context.Context, s *session, super *pgx.Conn, tg *target, every 
 				continue
 			}
 			st := &states[j]
-			if err := s.begin(ctx); err != nil {
-				return n, err
-			}
-			got, err := refused, st.enter(ctx, s, v.wants)
-			if err == nil {
-				got, err = v.run(ctx, s.conn, tg, statements)
-			}
-			if e := s.rollback(ctx); e != nil {
-				return n, e
-			}
+			got, err := undisturbed(func() (got outcome, err error) {
+				if err := s.begin(ctx); err != nil {
+					return refused, err
+				}
+				if err = st.enter(ctx, s, v.wants); err == nil {
+					got, err = v.run(ctx, s.conn, tg, statements)
+				}
+				return got, errors.Join(err, s.rollback(ctx))
+			})
 			n.attempts++
 			if bad := judge(st, got, err); bad != "" {
 				n.leaks = append(n.leaks, fmt.Sprintf("%s as %s, %s, context %s: %s", tg.plain, tg.role, v.name, st.name, bad))
 			}
-			worked, err := control(ctx, s, super, tg, v, statements)
-			if worked {
+			got, err = undisturbed(func() (outcome, error) { return control(ctx, s, super, tg, v, statements) })
+			if got == reached {
 				n.controls++
 			} else if len(n.broken) == 0 || n.broken[len(n.broken)-1] != tg.plain+v.name {
 				n.broken = append(n.broken, fmt.Sprintf("%s as %s, %s: %v: %q", tg.plain, tg.role, v.name, err, statements))
@@ -185,6 +184,18 @@ func attack(ctx context.Context, s *session, super *pgx.Conn, tg *target, every 
 		}
 	}
 	return n, nil
+}
+
+// undisturbed tries again what a deadlock with another session ended: the roles
+// are tried side by side, and some verbs lock a table and what hangs on it.
+func undisturbed(try func() (outcome, error)) (got outcome, err error) {
+	for range 10 {
+		var pg *pgconn.PgError
+		if got, err = try(); !errors.As(err, &pg) || pg.Code != "40P01" {
+			break
+		}
+	}
+	return got, err
 }
 
 // judge says what is wrong with an attempt's outcome, or nothing.
@@ -208,13 +219,13 @@ func judge(st *state, got outcome, err error) string {
 
 // control runs the same statements as the tenant whose rows they want; where the
 // role has no privilege for them, as the superuser.
-func control(ctx context.Context, s *session, super *pgx.Conn, tg *target, v *verb, statements []string) (bool, error) {
+func control(ctx context.Context, s *session, super *pgx.Conn, tg *target, v *verb, statements []string) (outcome, error) {
 	who := s
 	if !v.may(tg) {
 		who = &session{conn: super}
 	}
 	if err := who.begin(ctx); err != nil {
-		return false, err
+		return refused, err
 	}
 	err := who.sign(ctx, genuine(who.now, v.wants).String())
 	if err == nil && who == s && (v.name == "take a row over" || v.name == "give a row away") {
@@ -224,10 +235,7 @@ func control(ctx context.Context, s *session, super *pgx.Conn, tg *target, v *ve
 	if err == nil {
 		got, err = v.run(ctx, who.conn, tg, statements)
 	}
-	if e := who.rollback(ctx); e != nil {
-		return false, e
-	}
-	return got == reached, err
+	return got, errors.Join(err, who.rollback(ctx))
 }
 
 // TestAttempts tries every table, verb and context state as every role.
