@@ -40,11 +40,16 @@ type beside struct {
 	app     *postgres.DB // as postgres.RoleApp
 	ring    *keyring.Ring
 	kafka   kafka.Config
-	ends    func(ctx context.Context) ([]int64, error) // of `entries`
-	starts  func(ctx context.Context) ([]int64, error)
+	offsets topicOffsets
 	reports interface {
 		TimeSeries(ctx context.Context, q *report.TimeSeriesRequest) (*report.TimeSeries, error)
 	}
+}
+
+// topicOffsets says how far a topic reaches; a *kafka.Admin does.
+type topicOffsets interface {
+	StartOffsets(ctx context.Context, topic string) ([]int64, error)
+	EndOffsets(ctx context.Context, topic string) ([]int64, error)
 }
 
 // besideFault is where the ledger and something beside it part.
@@ -122,43 +127,110 @@ func (b *beside) checkPrices(ctx context.Context, id tenant.ID) (fault *besideFa
 	return nil, nil
 }
 
+// correctionPage is how many corrections are read at a time, with the originals
+// of those that come first.
+const correctionPage = 1000
+
 // checkCorrections adds up what each corrected entry comes to, from one
 // correction to the next. The writer finds the newest by an index that no chain
 // covers; one that was tampered with shows here.
 func (b *beside) checkCorrections(ctx context.Context, id tenant.ID) (fault *besideFault, err error) {
 	net := make(map[int64]money.Pico) // by number of the original
-	err = b.entries(ctx, id, chain.Correction, func(e *chain.Entry) error {
-		of := e.Corrected.Seq
-		was, known := net[of]
-		if !known {
-			if was, err = b.costOf(ctx, id, of); err != nil {
+	for after, more := int64(0), true; more && fault == nil; {
+		err := b.app.InTenant(ctx, id, func(tx postgres.Tx) error {
+			page, err := correctionsAfter(ctx, tx, id, after)
+			if more = len(page) == correctionPage; err != nil || len(page) == 0 {
 				return err
 			}
+			after = page[len(page)-1].Seq
+			if err := addOriginals(ctx, tx, id, page, net); err != nil {
+				return err
+			}
+			fault = firstMisstated(page, net)
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read corrections: %w", err)
 		}
-		now, err := was.Add(e.Cost)
-		if fault == nil && (err != nil || now != e.Corrected.NetCost) {
-			fault = &besideFault{byCorrections, e.Seq, fmt.Sprintf("entry %d came to %s USD, and this correction adds %s and says %s", of, was, e.Cost, e.Corrected.NetCost)}
-		}
-		net[of] = e.Corrected.NetCost
-		return nil
-	})
-	return fault, err
+	}
+	return fault, nil
 }
 
-// costOf is the cost of an entry, 0 when it has none.
-func (b *beside) costOf(ctx context.Context, id tenant.ID, seq int64) (cost money.Pico, err error) {
-	var canonical []byte
-	err = b.app.InTenant(ctx, id, func(tx postgres.Tx) error {
-		return tx.QueryRow(ctx, `select canonical from ledger.entry where tenant_id = $1 and seq = $2`, string(id), seq).Scan(&canonical)
-	})
+// correction is what of one is added up.
+type correction struct {
+	Seq, of        int64
+	cost, netAfter money.Pico
+}
+
+func correctionsAfter(ctx context.Context, tx postgres.Tx, id tenant.ID, after int64) (page []correction, err error) {
+	rows, err := tx.Query(ctx, `select canonical from ledger.entry where tenant_id = $1 and kind = $2 and seq > $3 order by seq limit $4`,
+		string(id), int16(chain.Correction), after, correctionPage)
 	if err != nil {
-		return 0, fmt.Errorf("read entry %d: %w", seq, err)
+		return nil, err
 	}
+	err = decodeEach(rows, func(e *chain.Entry) error {
+		page = append(page, correction{e.Seq, e.Corrected.Seq, e.Cost, e.Corrected.NetCost})
+		return nil
+	})
+	return page, err
+}
+
+// addOriginals adds the costs of the originals that net does not have yet; an
+// unpriced one has cost 0.
+func addOriginals(ctx context.Context, tx postgres.Tx, id tenant.ID, page []correction, net map[int64]money.Pico) error {
+	var wanted []int64
+	for _, c := range page {
+		if _, known := net[c.of]; !known {
+			wanted = append(wanted, c.of)
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	rows, err := tx.Query(ctx, `select canonical from ledger.entry where tenant_id = $1 and seq = any($2)`, string(id), wanted)
+	if err != nil {
+		return err
+	}
+	return decodeEach(rows, func(e *chain.Entry) error {
+		net[e.Seq] = e.Cost
+		return nil
+	})
+}
+
+// firstMisstated moves net on by the corrections, and returns the first that
+// says something else than what they come to.
+func firstMisstated(page []correction, net map[int64]money.Pico) *besideFault {
+	for _, c := range page {
+		was, known := net[c.of]
+		if !known {
+			return &besideFault{byCorrections, c.Seq, fmt.Sprintf("it corrects entry %d, which is not stored", c.of)}
+		}
+		if now, err := was.Add(c.cost); err != nil || now != c.netAfter {
+			return &besideFault{byCorrections, c.Seq, fmt.Sprintf("entry %d came to %s USD, and this correction adds %s and says %s", c.of, was, c.cost, c.netAfter)}
+		}
+		net[c.of] = c.netAfter
+	}
+	return nil
+}
+
+// decodeEach calls fn with every row's entry, valid during the call, and closes
+// the rows.
+func decodeEach(rows postgres.Rows, fn func(*chain.Entry) error) error {
+	defer rows.Close()
+	var canonical []byte
 	var e chain.Entry
-	if err := e.Decode(canonical); err != nil || !e.Priced {
-		return 0, err
+	for rows.Next() {
+		if err := rows.Scan(&canonical); err != nil {
+			return err
+		}
+		if err := e.Decode(canonical); err != nil {
+			return err // verification has named it before
+		}
+		if err := fn(&e); err != nil {
+			return err
+		}
 	}
-	return e.Cost, nil
+	return rows.Err()
 }
 
 // entries decodes the tenant's entries of one kind in order of number.
@@ -168,32 +240,18 @@ func (b *beside) entries(ctx context.Context, id tenant.ID, kind chain.Kind, fn 
 		if err != nil {
 			return err
 		}
-		defer rows.Close()
-		var canonical []byte
-		var e chain.Entry
-		for rows.Next() {
-			if err := rows.Scan(&canonical); err != nil {
-				return err
-			}
-			if err := e.Decode(canonical); err != nil {
-				return err // verification has named it before
-			}
-			if err := fn(&e); err != nil {
-				return err
-			}
-		}
-		return rows.Err()
+		return decodeEach(rows, fn)
 	})
 }
 
 // checkPublished holds the stored entries against what was published to the
 // topic `entries`, as far as that still reaches.
 func (b *beside) checkPublished(ctx context.Context, id tenant.ID) (*besideFault, error) {
-	ends, err := b.ends(ctx)
+	ends, err := b.offsets.EndOffsets(ctx, b.kafka.Topics().Entries)
 	if err != nil {
 		return nil, fmt.Errorf("entries topic: %w", err)
 	}
-	starts, err := b.starts(ctx)
+	starts, err := b.offsets.StartOffsets(ctx, b.kafka.Topics().Entries)
 	if err != nil {
 		return nil, fmt.Errorf("entries topic: %w", err)
 	}

@@ -52,11 +52,9 @@ func (f *ledgerFlags) compare(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	ids := []string{f.tenant}
-	if f.tenant == "" {
-		if ids, err = api.tenants(ctx); err != nil {
-			return err
-		}
+	ids, err := f.chosen(ctx, api)
+	if err != nil {
+		return err
 	}
 	found := []difference{}
 	for _, id := range ids {

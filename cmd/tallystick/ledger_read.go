@@ -29,6 +29,14 @@ func newLedgerHeadCommand(f *ledgerFlags) *cobra.Command {
 	return cmd
 }
 
+// chosen is the tenant of --tenant, or every one that the token reaches.
+func (f *ledgerFlags) chosen(ctx context.Context, api *ledgerAPI) ([]string, error) {
+	if f.tenant != "" {
+		return []string{f.tenant}, nil
+	}
+	return api.tenants(ctx)
+}
+
 func (f *ledgerFlags) heads(ctx context.Context, w io.Writer) error {
 	if f.output != "table" && f.output != "jsonl" {
 		return usageError("--output: table or jsonl")
@@ -37,11 +45,9 @@ func (f *ledgerFlags) heads(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	ids := []string{f.tenant}
-	if f.tenant == "" {
-		if ids, err = api.tenants(ctx); err != nil {
-			return err
-		}
+	ids, err := f.chosen(ctx, api)
+	if err != nil {
+		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	if f.output == "table" {

@@ -159,13 +159,7 @@ func (a *app) apiDeps() api.Deps {
 		reporter := analytics.NewReporter(a.chReader, plan.NewCoverage(a.appDB), time.Now)
 		d.Reports, d.Conflicts = reports{reporter}, reporter
 		d.Comparer = &beside{
-			app: a.appDB, ring: a.ring, kafka: a.kafkaCfg, reports: reports{reporter},
-			starts: func(ctx context.Context) ([]int64, error) {
-				return a.admin.StartOffsets(ctx, a.kafkaCfg.Topics().Entries)
-			},
-			ends: func(ctx context.Context) ([]int64, error) {
-				return a.admin.EndOffsets(ctx, a.kafkaCfg.Topics().Entries)
-			},
+			app: a.appDB, ring: a.ring, kafka: a.kafkaCfg, offsets: a.admin, reports: reports{reporter},
 		}
 	}
 	return d

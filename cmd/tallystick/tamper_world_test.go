@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/ed25519"
 	"database/sql"
 	"encoding/json"
@@ -574,8 +573,7 @@ func (v *victim) beside(app *postgres.DB) *beside {
 	v.t.Cleanup(admin.Close)
 	return &beside{
 		app: app, ring: v.ring, kafka: v.kafka,
-		ends:    func(ctx context.Context) ([]int64, error) { return admin.EndOffsets(ctx, v.kafka.Topics().Entries) },
-		starts:  func(ctx context.Context) ([]int64, error) { return admin.StartOffsets(ctx, v.kafka.Topics().Entries) },
+		offsets: admin,
 		reports: analytics.NewReporter(v.reader, plan.NewCoverage(app), time.Now),
 	}
 }
