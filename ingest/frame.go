@@ -67,6 +67,7 @@ type frame struct {
 	records []kafka.Record
 	results []kafka.Result
 
+	given    givenSource // of Submit
 	refusals []Refusal
 	refused  []refusedEvent // beside refusals, for the counters
 	missing  error          // errNoUsableKey, when a tenant's key could not be had
@@ -116,6 +117,7 @@ func (e *Edge) end(f *frame) {
 	clear(f.records)
 	clear(f.results)
 	f.from, f.last, f.told, f.refusals, f.missing, f.total = caller{}, nil, false, nil, nil, 0
+	f.given = givenSource{}
 	f.arena, f.pending, f.records, f.results = f.arena[:0], f.pending[:0], f.records[:0], f.results[:0]
 	f.refused = f.refused[:0]
 	e.frames.Put(f)
