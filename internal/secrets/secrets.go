@@ -84,6 +84,9 @@ type New struct {
 	Tenant     tenant.ID
 	Kind, Name string
 	Value      string
+	// Beside writes what belongs to the new secret elsewhere, in the same
+	// transaction; nil is nothing. Its error gives everything up.
+	Beside func(ctx context.Context, tx postgres.Tx, secretID string) error
 }
 
 // Store keeps secrets in Postgres. Its methods may be called from many
@@ -160,6 +163,11 @@ func (s *Store) Add(ctx context.Context, by authn.Principal, n New) (Secret, err
 		}
 		if err := s.addVersion(ctx, tx, by, n.Tenant, id, 1, n.Value, now); err != nil {
 			return err
+		}
+		if n.Beside != nil {
+			if err := n.Beside(ctx, tx, id); err != nil {
+				return err
+			}
 		}
 		return s.append(ctx, tx, by, n.Tenant, "secret.create", id, fmt.Sprintf("%s %q", n.Kind, n.Name))
 	})
