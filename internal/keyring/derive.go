@@ -20,6 +20,7 @@ const (
 	MAC        Purpose = "mac"        // HMAC of ledger entries, by key epoch
 	Dedupe     Purpose = "dedupe"     // content_mac of events, epoch 0
 	Pseudonym  Purpose = "pseudonym"  // pseudonyms of persons, epoch 0
+	Digest     Purpose = "digest"     // keyed digests of prompts and answers, epoch 0
 	Checkpoint Purpose = "checkpoint" // Ed25519 seed of checkpoints, by its own epoch
 	Audit      Purpose = "audit"      // HMAC of audit rows, by its own epoch
 
@@ -38,7 +39,7 @@ func (p Purpose) valid(epoch uint32) bool {
 	switch p {
 	case MAC, Checkpoint, Audit:
 		return true
-	case Dedupe, Pseudonym:
+	case Dedupe, Pseudonym, Digest:
 		return epoch == 0
 	default:
 		return false

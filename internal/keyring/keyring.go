@@ -22,6 +22,7 @@
 //	"mac"           integrity  the key epoch, ≥ 0 HMAC-SHA256 of ledger entries
 //	"dedupe"        integrity  always 0           content_mac of an event, never rotated
 //	"pseudonym"     integrity  always 0           keyed pseudonyms of persons
+//	"digest"        integrity  always 0           keyed digests of prompts and answers
 //	"checkpoint"    integrity  its own            seed of the Ed25519 key of checkpoints
 //	"audit"         integrity  its own            HMAC-SHA256 of audit rows
 //	"seal-tags"     sealing    the sealing epoch  confidential tags in entries

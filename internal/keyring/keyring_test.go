@@ -84,7 +84,7 @@ func TestUnknownTenantAndPurpose(t *testing.T) {
 	for _, c := range []struct {
 		p     keyring.Purpose
 		epoch uint32
-	}{{"", 0}, {"context", 0}, {keyring.Dedupe, 1}, {keyring.Pseudonym, 7}} {
+	}{{"", 0}, {"context", 0}, {keyring.Dedupe, 1}, {keyring.Pseudonym, 7}, {keyring.Digest, 1}} {
 		if _, err := r.Derive("acme", c.p, c.epoch); !errors.Is(err, keyring.ErrPurpose) {
 			t.Errorf("Derive(%q, %d): %v", c.p, c.epoch, err)
 		}
@@ -147,6 +147,7 @@ func TestDerivationVector(t *testing.T) {
 		{keyring.MAC, 1, "08abb0bffc9f9c8c861f7bd803e7789368e3f4779886f2ea31baf0e07f67a658"},
 		{keyring.Dedupe, 0, "7bffb2610a9251a8411fa8e397ed37b2299d008b82504452d8701dd1a55d70e5"},
 		{keyring.Pseudonym, 0, "50132afbaacedc474077e5c8e0fd34f104840fb4228bec79e1fa9e43ff85ab32"},
+		{keyring.Digest, 0, "0cbc7199264ce5ba3480e0a866d0999dcbc27b1df17204ceef8a426d1adc6e9c"},
 	} {
 		got := keyring.Subkey(root, c.p, "acme", c.epoch)
 		if hex.EncodeToString(got[:]) != c.want {
