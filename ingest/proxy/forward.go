@@ -1,0 +1,252 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/tallystick/tallystick/ingest/usage"
+)
+
+// Why the upstream's part of a call is ended by us.
+var (
+	errSilent = errors.New("proxy: the provider is silent for too long")
+	errClient = errors.New("proxy: the client has gone")
+	errKept   = errors.New("proxy: the usage could not be kept")
+)
+
+// maxReturn bounds a response that is held back as a whole because its client asked
+// for the cost in the headers.
+const maxReturn = 4 << 20
+
+// forward sends the call upstream and the answer back.
+func (x *exchange) forward() (aborted bool) {
+	ctx, cancel := context.WithCancelCause(x.r.Context())
+	defer cancel(nil)
+	watch := time.AfterFunc(x.p.opts.AnswerTimeout, func() { cancel(errSilent) })
+	defer watch.Stop()
+	req := x.request().WithContext(ctx)
+	resp, err := x.p.parts.Upstream.RoundTrip(req)
+	x.free()
+	if err != nil {
+		return x.refuse(x.noAnswer(ctx, err))
+	}
+	defer resp.Body.Close()
+	watch.Reset(x.p.opts.SilenceTimeout)
+	return x.answer(resp, watch)
+}
+
+// request is what goes upstream. The body is handed over with it.
+func (x *exchange) request() *http.Request {
+	u := x.to.url(x.query)
+	req := &http.Request{
+		Method: x.r.Method, URL: u, Host: u.Host, Header: upstreamHeaders(x.r.Header, x.dropped),
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}
+	secret := x.key.Secret
+	if x.to.up.Auth == Bearer {
+		secret = "Bearer " + secret
+	}
+	req.Header[authHeaders[x.to.up.Auth]] = []string{secret}
+	if x.body != nil && len(x.body.b) > 0 {
+		req.ContentLength, req.Body = int64(len(x.body.b)), &sent{buf: x.body}
+		x.body = nil
+	}
+	return req
+}
+
+// noAnswer says what became of a call that the provider did not answer.
+func (x *exchange) noAnswer(ctx context.Context, err error) *refusal {
+	var op *net.OpError
+	no := &refusal{code: http.StatusBadGateway, kind: "upstream", text: "the provider cannot be reached", cause: err}
+	switch {
+	case errors.Is(context.Cause(ctx), errSilent):
+		no = &refusal{code: http.StatusGatewayTimeout, kind: "upstream_timeout", text: "the provider did not answer in time", sent: true}
+	case x.r.Context().Err() != nil:
+		no = &refusal{code: statusClientGone, kind: "client_gone", text: "the client has gone", status: "cancelled", sent: true}
+	case errors.As(err, &op) && op.Op == "dial":
+	default:
+		no.sent, no.text = true, "the connection to the provider broke"
+	}
+	return no
+}
+
+// statusClientGone is what an event says of a call whose client left before the
+// answer; no client sees it.
+const statusClientGone = 499
+
+// answer passes the response on and meters it.
+func (x *exchange) answer(resp *http.Response, watch *time.Timer) (aborted bool) {
+	contentType := resp.Header.Get("Content-Type")
+	framing := usage.FramingOf(contentType)
+	x.stream = framing == usage.SSE || framing == usage.EventStream
+	if x.metered {
+		if framing == usage.JSON && x.to.call.Dialect == usage.OpenAIAudio && contentType == "" {
+			framing = usage.Opaque
+		}
+		x.meter.Reset(usage.Exchange{
+			Dialect: x.to.call.Dialect, Framing: framing, Status: resp.StatusCode, Model: x.call.Model,
+			PromptTokens: x.call.PromptTokens, Header: resp.Header.Get,
+		})
+		x.decode = newDecoder(resp.Header.Get("Content-Encoding"), &x.meter)
+	}
+	h := x.w.Header()
+	downstreamHeaders(h, resp.Header)
+	wants := x.metered && x.r.Header[ReturnHeader] != nil
+	length := resp.ContentLength
+	if wants && length >= 0 && length <= maxReturn {
+		return x.answerWhole(resp, watch)
+	}
+	trailers := wants && length < 0
+	if trailers {
+		h["Trailer"] = []string{CostHeader + ", " + RemainingHeader}
+	}
+	x.w.WriteHeader(resp.StatusCode)
+	hold := framing == usage.JSON && strings.HasPrefix(contentType, "application/json") && !strings.HasSuffix(x.to.path, ":streamGenerateContent")
+	err := x.copy(resp, watch, length, hold)
+	if trailers && x.kept {
+		x.report(h)
+	}
+	return err != nil
+}
+
+// copy passes the body on, chunk by chunk. hold says that bytes may be kept back
+// once the document they end is whole. An error means that the client must not take
+// the response for whole.
+func (x *exchange) copy(resp *http.Response, watch *time.Timer, length int64, hold bool) error {
+	size := large
+	if x.stream {
+		size = small
+	}
+	pooled := x.p.buffers[size].Get().(*[]byte)
+	defer x.p.buffers[size].Put(pooled)
+	buf, full := *pooled, 0
+	flush := x.flusher(length)
+	for {
+		n, err := resp.Body.Read(buf[full:])
+		if n > 0 {
+			if x.ttft == 0 {
+				x.ttft = time.Since(x.started)
+			}
+			watch.Reset(x.p.opts.SilenceTimeout)
+			x.measure(buf[full : full+n])
+			full += n
+			length -= int64(n)
+		}
+		end := err != nil || length == 0
+		over := x.metered && (end || x.decode == nil && x.meter.Final())
+		if over && !end && hold && full < len(buf) {
+			continue // what is left is the end of the body
+		}
+		if over && !x.kept {
+			if lost := x.settle(resp, err); lost != nil && !x.p.opts.FailOpen {
+				return lost
+			}
+		}
+		if full > 0 {
+			if _, failed := x.w.Write(buf[:full]); failed != nil {
+				return x.left(resp)
+			}
+			full = 0
+			if flush != nil && !end && flush.Flush() != nil {
+				return x.left(resp)
+			}
+		}
+		if errors.Is(err, io.EOF) || err == nil && end {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// flusher is what sends each chunk at once; nil where there is nothing to gain.
+func (x *exchange) flusher(length int64) *http.ResponseController {
+	if length >= 0 && !x.stream {
+		return nil
+	}
+	c := http.NewResponseController(x.w)
+	if x.stream {
+		_ = c.Flush() // the client sees the headers; that it cannot be flushed shows at the first chunk
+	}
+	return c
+}
+
+// left is the end of a call whose client has gone.
+func (x *exchange) left(resp *http.Response) error {
+	if x.metered && !x.kept {
+		if err := x.settle(resp, errClient); err != nil {
+			return err
+		}
+	}
+	return errClient
+}
+
+// measure reads a chunk of the response.
+func (x *exchange) measure(b []byte) {
+	switch {
+	case !x.metered:
+	case x.decode != nil:
+		x.decode.write(b)
+	default:
+		_, _ = x.meter.Write(b)
+	}
+}
+
+// answerWhole holds the response back until its cost is known.
+func (x *exchange) answerWhole(resp *http.Response, watch *time.Timer) (aborted bool) {
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxReturn))
+	watch.Stop()
+	x.ttft = time.Since(x.started)
+	x.measure(b)
+	if err == nil {
+		err = io.EOF
+	}
+	if lost := x.settle(resp, err); lost != nil && !x.p.opts.FailOpen {
+		return true
+	}
+	h := x.w.Header()
+	x.report(h)
+	x.w.WriteHeader(resp.StatusCode)
+	_, _ = x.w.Write(b) // a client that has gone is told nothing more
+	return !errors.Is(err, io.EOF)
+}
+
+// report puts what the client asked for into headers or trailers.
+func (x *exchange) report(h http.Header) {
+	cost := "unknown"
+	if x.priced {
+		cost = x.cost.String()
+	}
+	h[CostHeader] = []string{cost}
+	if x.held != nil {
+		if left, ok := x.held.Remaining(); ok {
+			h[RemainingHeader] = []string{left.String()}
+		}
+	}
+}
+
+// NewUpstream is how requests are sent to providers: connections are kept, no
+// redirect is followed, nothing is sent again, nothing decompressed.
+func NewUpstream(o Options) *http.Transport {
+	o = o.withDefaults()
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	return &http.Transport{
+		DialContext:            dialer.DialContext,
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true,
+		MaxIdleConns:           4 * o.IdleConnsPerHost,
+		MaxIdleConnsPerHost:    o.IdleConnsPerHost,
+		IdleConnTimeout:        90 * time.Second,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ResponseHeaderTimeout:  o.AnswerTimeout,
+		WriteBufferSize:        smallBuffer,
+		ReadBufferSize:         smallBuffer,
+		MaxResponseHeaderBytes: int64(o.MaxHeaderBytes),
+	}
+}
