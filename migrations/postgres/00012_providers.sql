@@ -5,8 +5,8 @@
 create table access.provider_key (
   tenant_id text collate "C" not null,
   secret_id text collate "C" not null,
-  provider  text collate "C" not null check (provider ~ '^[a-z][a-z0-9_]{0,62}$'),
-  base_url  text not null check (length(base_url) between 1 and 1024),
+  provider  text collate "C" not null check (provider ~ '^[a-z][a-z0-9_-]{0,62}$'),
+  base_url  text not null check (length(base_url) <= 1024), -- '' is where the proxy knows the provider to be
   primary key (tenant_id, secret_id),
   foreign key (tenant_id, secret_id) references access.secret (tenant_id, secret_id)
 );
