@@ -182,20 +182,22 @@ func (o *options) trust() (p verify.PackageOptions, err error) {
 	p.Witnesses, errs[1] = o.witnessKeys.verifierKeys("witness-key")
 	p.Kept, errs[2] = o.checkpoints.read("checkpoint")
 	if o.macKeys != "" {
-		p.MACKeys, p.AuditMACKeys, errs[3] = readMACKeys(o.macKeys)
+		var m verify.MACKeys
+		m, errs[3] = readMACKeys(o.macKeys)
+		p.MACKeys, p.AuditMACKeys, p.MACTenant = m.Ledger, m.Audit, m.Tenant
 	}
 	return p, errors.Join(errs[:]...)
 }
 
-func readMACKeys(path string) (ledger, audit verify.Keys, err error) {
+func readMACKeys(path string) (m verify.MACKeys, err error) {
 	b, err := os.ReadFile(path)
 	if err == nil {
-		ledger, audit, err = verify.ParseMACKeys(b)
+		m, err = verify.ParseMACKeys(b)
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: --mac-keys: %w", errUsage, err)
 	}
-	return ledger, audit, err
+	return m, err
 }
 
 // verify checks the file, whatever of the two it is.
@@ -223,8 +225,12 @@ func (o *options) verify(ctx context.Context, stderr io.Writer) (verify.Report, 
 	if !errors.Is(err, verify.ErrNotPackage) {
 		return rep, err
 	}
-	if _, headerErr := verify.ReadExportHeader(f); headerErr != nil {
+	h, headerErr := verify.ReadExportHeader(f)
+	if headerErr != nil {
 		return rep, fmt.Errorf("%s: %w, and no export either", o.path, err)
+	}
+	if p.MACTenant != "" && p.MACTenant != h.Tenant {
+		return rep, fmt.Errorf("%w: --mac-keys: they are of tenant %q, the export is of %q", errUsage, p.MACTenant, h.Tenant)
 	}
 	return o.verifyExport(ctx, f, p)
 }

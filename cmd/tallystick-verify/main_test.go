@@ -55,6 +55,10 @@ func cut(t *testing.T, name string, n int) string {
 
 func TestExitCodesAndVerdicts(t *testing.T) {
 	keys, macs := data("keys.txt"), data("mac-keys.txt")
+	others := filepath.Join(t.TempDir(), "macs")
+	if err := os.WriteFile(others, []byte("tenant bravo\nmac 1 "+strings.Repeat("ab", 32)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		args []string
 		code int
@@ -63,6 +67,7 @@ func TestExitCodesAndVerdicts(t *testing.T) {
 		"intact":                       {[]string{"--key", keys, data("whole.zip")}, exitIntact, "INTACT: entries 1 to 150 of acme"},
 		"options behind the name":      {[]string{data("whole.zip"), "--key", keys, "--workers", "1"}, exitIntact, "not checked (no --mac-keys)"},
 		"MACs":                         {[]string{"--key", keys, "--mac-keys", macs, data("whole.zip")}, exitIntact, "MACs              checked"},
+		"MACs of another tenant":       {[]string{"--key", keys, "--mac-keys", others, data("whole.zip")}, exitUnknown, `the MAC keys are of tenant "bravo"`},
 		"a day":                        {[]string{"--key", keys, data("day.zip")}, exitIntact, "24 entries, USD 0.000000018938"},
 		"a witness":                    {[]string{"--key", keys, "--witness-key", data("witness.txt"), data("day.zip")}, exitIntact, "cosigned by witness.example/one"},
 		"a witness that did not sign":  {[]string{"--key", keys, "--witness-key", data("witness.txt"), data("whole.zip")}, exitUnknown, "0 of the 1 witnesses"},

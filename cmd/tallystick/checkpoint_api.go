@@ -72,7 +72,7 @@ func (p proofs) Inclusion(ctx context.Context, log string, id tenant.ID, seq, si
 		return leaf, nil, proofError(err)
 	}
 	source := p.sources[log]
-	if proof, err = checkpoint.Inclusion(ctx, checkpoint.NewReader(p.store, source, id), seq-1, size, stored); err != nil {
+	if proof, err = checkpoint.Inclusion(ctx, checkpoint.NewReader(p.store, log, id), seq-1, size, stored); err != nil {
 		return leaf, nil, proofError(err)
 	}
 	found := false
@@ -92,7 +92,7 @@ func (p proofs) Consistency(ctx context.Context, log string, id tenant.ID, from,
 	if err != nil {
 		return nil, proofError(err)
 	}
-	hashes, err := checkpoint.Consistency(ctx, checkpoint.NewReader(p.store, p.sources[log], id), from, to, stored)
+	hashes, err := checkpoint.Consistency(ctx, checkpoint.NewReader(p.store, log, id), from, to, stored)
 	return hashes, proofError(err)
 }
 

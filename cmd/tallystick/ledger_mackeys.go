@@ -50,6 +50,9 @@ func (f *ledgerFlags) macKeys() error {
 		return &exitError{exitNotFound, fmt.Errorf("the keyring has no keys of %s", f.tenant)}
 	}
 	return createWhole(f.outFile, func(out *os.File) error {
+		if _, err := fmt.Fprintf(out, "tenant %s\n", id); err != nil {
+			return err
+		}
 		for _, p := range []struct {
 			name    string
 			purpose keyring.Purpose

@@ -99,9 +99,10 @@ func (f *ledgerFlags) entries(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	if f.output == "table" {
+	if f.output == "table" { // shown with the first entry, or when there is none
 		fmt.Fprintln(t, "SEQ\tKIND\tOCCURRED AT\tPROVIDER\tMODEL\tCOST USD\tEVENT ID")
 	}
+	shown := 0
 	left, size := f.limit, 1000
 	if left > 0 {
 		size = min(left, size)
@@ -114,8 +115,12 @@ func (f *ledgerFlags) entries(ctx context.Context, w io.Writer) error {
 			return false, err
 		}
 		left--
+		shown++
 		return left != 0, nil
 	})
+	if err != nil && shown == 0 {
+		return err // and no header of a table that there is not
+	}
 	return errors.Join(err, t.Flush())
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
-	"github.com/tallystick/tallystick/ledger/checkpoint/pglog"
+	"github.com/tallystick/tallystick/ledger/checkpoint"
 	"github.com/tallystick/tallystick/ledger/evidence/pgtree"
 	"github.com/tallystick/tallystick/ledger/pgread"
 	"github.com/tallystick/tallystick/ledger/verify"
@@ -43,7 +43,7 @@ func (v ledgerVerifier) options(ctx context.Context, id tenant.ID) (verify.Optio
 	if o.Published, err = v.notes.of(ctx, id); err != nil {
 		return o, fmt.Errorf("the published checkpoints: %w", err)
 	}
-	o.Stored = pgtree.New(v.db, pglog.NewLedger(v.db, v.db), id).Node
+	o.Stored = pgtree.New(v.db, checkpoint.LedgerLog, id).Node
 	return o, nil
 }
 

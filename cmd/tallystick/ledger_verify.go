@@ -164,9 +164,12 @@ func (f *ledgerFlags) each(stderr io.Writer, all func() []string, check func(ver
 		if err != nil {
 			return reports, err
 		}
-		// A tenant that was made and never used has keys and no ledger yet.
-		if f.tenant == "" && r.Verdict == verify.Unknown && r.NoTenant {
-			continue
+		if r.Verdict == verify.Unknown && r.NoTenant {
+			// A tenant that was made and never used has keys and no ledger yet.
+			if f.tenant == "" {
+				continue
+			}
+			return reports, &exitError{exitNotFound, fmt.Errorf("%s: %s", id, r.Message)}
 		}
 		reports = append(reports, r)
 	}

@@ -17,6 +17,8 @@ import (
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/tallystick/tallystick/ledger/verify"
+
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 )
 
@@ -272,6 +274,9 @@ func (f *proveFlags) consistent(ctx context.Context, api *ledgerAPI, newer tree)
 	b, err := os.ReadFile(f.since)
 	if err != nil {
 		return older, usageError("--since: %w", err)
+	}
+	if _, err := verify.OpenCheckpoint(b, nil, nil); errors.Is(err, verify.ErrNotCheckpoint) {
+		return older, usageError("--since %s: %w", f.since, err)
 	}
 	if older, _, err = f.checked(ctx, api, string(b)); err != nil {
 		return older, fmt.Errorf("--since %s: %w", f.since, err)

@@ -119,7 +119,7 @@ func TestWitnessCommand(t *testing.T) {
 	if err := os.WriteFile(logs, []byte(logKey+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, _ := run(t.Context(), "--key-file", key, "--logs", logs, "--state-dir", filepath.Join(dir, "state"), "--listen", "0.0.0.0:0"); code != exitUnavailable {
+	if code, _, _ := run(t.Context(), "--key-file", key, "--logs", logs, "--state-dir", filepath.Join(dir, "state"), "--listen", "0.0.0.0:0"); code != exitUsage {
 		t.Errorf("plaintext outside loopback: exit code %d", code)
 	}
 	free, err := freeAddrs(1)

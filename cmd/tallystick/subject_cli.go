@@ -124,7 +124,7 @@ func (f *subjectFlags) entry(ctx context.Context, api *ledgerAPI, c *cobra.Comma
 	if f.json {
 		return printJSONLine(w, &e)
 	}
-	fmt.Fprintf(w, "entry %d of %s, event %s: %d sealed tags\n", e.Seq, e.TenantId, e.EventId, len(e.Tags))
+	fmt.Fprintf(w, "entry %d of %s, event %s: %s\n", e.Seq, e.TenantId, e.EventId, countOf(len(e.Tags), "sealed tag"))
 	keys := make([]string, 0, len(e.Tags))
 	for k := range e.Tags {
 		keys = append(keys, k)
@@ -142,6 +142,8 @@ func (f *subjectFlags) tags(ctx context.Context, api *ledgerAPI, c *cobra.Comman
 	switch {
 	case f.none && len(f.set) > 0:
 		return usageError("--set or --none, not both")
+	case c.Flags().Changed("set") && strings.Join(f.set, "") == "":
+		return usageError("--set names no key; --none seals no tags from now on")
 	case f.none, len(f.set) > 0:
 		body = &pb.SetConfidentialTagsRequest{TenantId: f.tenant, TagKeys: f.set}
 	default:
@@ -177,6 +179,14 @@ func (f *subjectFlags) print(w io.Writer, s *pb.Subject) error {
 		fmt.Fprintf(w, "  erased      %s\n", s.ErasedAt.AsTime().UTC().Format("2006-01-02 15:04:05 UTC"))
 	}
 	return nil
+}
+
+// countOf says how many there are of something whose plural ends with an s.
+func countOf(n int, of string) string {
+	if n != 1 {
+		of += "s"
+	}
+	return fmt.Sprintf("%d %s", n, of)
 }
 
 func orNone(s string) string {

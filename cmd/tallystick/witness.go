@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -115,6 +116,9 @@ func (f *witnessFlags) listener(ctx context.Context, srv *http.Server, log *slog
 		go func() { _ = cert.Run(ctx, nil) }() // it ends with ctx
 	}
 	l, err := transport.Listen(ctx, f.listen, encrypted)
+	if errors.Is(err, transport.ErrPlaintext) {
+		return nil, usageError("--listen: %w: give --cert-file and --cert-key-file", err)
+	}
 	if err != nil {
 		return nil, &exitError{exitUnavailable, fmt.Errorf("--listen: %w", err)}
 	}

@@ -140,10 +140,15 @@ func (r *Ring) unwrap(k *root) (*[KeyBytes]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.calls <- struct{}{}
-	defer func() { <-r.calls }()
+	// The wait for a free call counts: a service that hangs holds nobody longer.
 	ctx, cancel := context.WithTimeout(context.Background(), r.timeout)
 	defer cancel()
+	select {
+	case r.calls <- struct{}{}:
+	case <-ctx.Done():
+		return nil, deadline(ctx, ctx.Err())
+	}
+	defer func() { <-r.calls }()
 	for _, kms := range services {
 		var s []byte
 		if s, err = kms.Unwrap(ctx, k.wrapped, k.binding()); err == nil {

@@ -56,6 +56,34 @@ func openKMS(t testing.TB, dir string, kms keyring.KMS) *keyring.Ring {
 	return r
 }
 
+// TestServiceHangs: whoever waits behind calls that hang waits no longer than a
+// call may take.
+func TestServiceHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kms, dir := &fakeKMS{}, t.TempDir()
+		ids := make([]tenant.ID, 40)
+		for i := range ids {
+			ids[i] = tenant.ID(fmt.Sprintf("t%02d", i))
+		}
+		mustCreate(t, openKMS(t, dir, kms), ids...)
+		r := openKMS(t, dir, kms)
+		kms.delay = time.Hour
+		start := time.Now()
+		var waiting sync.WaitGroup
+		for _, id := range ids {
+			waiting.Go(func() {
+				if _, err := r.Derive(id, keyring.MAC, 1); !errors.Is(err, keyring.ErrUnavailable) {
+					t.Errorf("%s: %v, want ErrUnavailable", id, err)
+				}
+			})
+		}
+		waiting.Wait()
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("somebody waited %v for calls that end after a second", took)
+		}
+	})
+}
+
 // TestServiceAway: what is in memory goes on, all else waits for the service.
 func TestServiceAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

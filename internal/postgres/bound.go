@@ -165,12 +165,25 @@ func (b *Bound) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	return oneRow{rows, err}
 }
 
-// SendBatch is as of the driver's Tx.
+// SendBatch is as of the driver's Tx. A pending context goes before the batch's
+// first statement.
 func (b *Bound) SendBatch(ctx context.Context, batch *pgx.Batch) pgx.BatchResults {
-	if err := b.enter(ctx); err != nil {
+	if b.closed {
+		return pgx.FailedBatchResults(batch, pgx.ErrTxClosed)
+	}
+	if b.pending == "" {
+		return b.conn.SendBatch(ctx, batch)
+	}
+	entered := &pgx.Batch{}
+	entered.Queue(enterContext, b.pending)
+	entered.QueuedQueries = append(entered.QueuedQueries, batch.QueuedQueries...)
+	b.pending = ""
+	results := b.conn.SendBatch(ctx, entered)
+	if _, err := results.Exec(); err != nil {
+		_ = results.Close() // the same error
 		return pgx.FailedBatchResults(batch, err)
 	}
-	return b.conn.SendBatch(ctx, batch)
+	return results
 }
 
 // CopyFrom is as of the driver's Tx.

@@ -77,7 +77,7 @@ func (c *Checkpointer) grown(ctx context.Context, id tenant.ID, end End) (*grown
 		return nil, c.fault(id, newest, ReasonBelow, "the log ends at %d", end.Seq)
 	}
 	g := &grown{id: id, chain: row.Chain}
-	if g.tree, err = loadSigned(ctx, NewReader(c.store, c.source, id), &row); err != nil {
+	if g.tree, err = loadSigned(ctx, NewReader(c.store, c.source.Log(), id), &row); err != nil {
 		if errors.Is(err, ErrTree) {
 			err = c.fault(id, row.Size, ReasonTree, "%v", err)
 		}

@@ -59,7 +59,7 @@ func TestAuditTree(t *testing.T) {
 	if size, _, _, _ := w.dir.Newest(checkpoint.AuditLog, audit.Installation); size != 3 {
 		t.Errorf("the installation's log is signed at %d", size)
 	}
-	proof, err := checkpoint.Inclusion(t.Context(), checkpoint.NewReader(w.store(), pglog.NewAudit(w.one, w.one), "acme"), 7, 20, 20)
+	proof, err := checkpoint.Inclusion(t.Context(), checkpoint.NewReader(w.store(), checkpoint.AuditLog, "acme"), 7, 20, 20)
 	if err != nil {
 		t.Fatal(err)
 	}

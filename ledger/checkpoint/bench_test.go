@@ -13,13 +13,16 @@ import (
 	"github.com/tallystick/tallystick/ledger/verify"
 )
 
+// proofLimit is what the proof of any entry may take.
+const proofLimit = 5 * time.Millisecond
+
 // BenchmarkProof proves entries of a ledger of 10,000,100 entries out of a real
 // Postgres: its tiles, and the rows behind the last full one. The limit is 5 ms.
 func BenchmarkProof(b *testing.B) {
 	const n = 10_000_100
 	w := newWorld(b)
 	fillTree(w, n)
-	r := checkpoint.NewReader(w.store(), w.source(), "acme")
+	r := checkpoint.NewReader(w.store(), checkpoint.LedgerLog, "acme")
 	tree, err := checkpoint.Load(b.Context(), r, n)
 	if err != nil {
 		b.Fatal(err)
@@ -59,6 +62,8 @@ func BenchmarkProof(b *testing.B) {
 			slices.Sort(times)
 			b.ReportMetric(float64(times[len(times)*99/100].Microseconds()), "p99-µs")
 			b.ReportMetric(float64(times[len(times)-1].Microseconds()), "max-µs")
+			over, _ := slices.BinarySearch(times, proofLimit)
+			b.ReportMetric(float64(len(times)-over), "over-5ms")
 		})
 	}
 }
@@ -107,6 +112,12 @@ func fillTree(w *world, n int64) {
 	for i := n - n%checkpoint.TileWidth; i < n; i++ {
 		if _, err := db.Exec(`insert into ledger.entry_0 (tenant_id, seq, kind, key_epoch, canonical, chain, mac) values ('acme', $1, 1, 1, $2, $3, $3)`,
 			i+1, bigBytes(i), make([]byte, 32)); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	// What a server does after ten million rows in ten seconds, and not in a proof.
+	for _, sql := range []string{`vacuum (analyze) ledger.tree_tile`, `vacuum (analyze) ledger.entry`, `checkpoint`} {
+		if _, err := db.Exec(sql); err != nil {
 			w.t.Fatal(err)
 		}
 	}

@@ -75,7 +75,7 @@ func TestGrowsAndResumes(t *testing.T) {
 	if newest.Root != merkle(t, leaves) {
 		t.Fatal("the root is not that of the entries")
 	}
-	r := checkpoint.NewReader(w.store(), w.source(), "acme")
+	r := checkpoint.NewReader(w.store(), checkpoint.LedgerLog, "acme")
 	last := checkpoint.Head{Size: newest.Size, Root: newest.Root}
 	for i := 0; i < len(sizes); i += 1 + len(sizes)/20 {
 		h := w.head(sizes[i])

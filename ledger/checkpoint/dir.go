@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -132,35 +133,51 @@ func syncFolder(path string) error {
 
 // Newest is the note of the greatest size; ok is false when there is none.
 func (d *Dir) Newest(log string, id tenant.ID) (size int64, signed string, ok bool, err error) {
-	names, err := d.names(log, id)
-	if err != nil {
+	err = d.walk(log, id, func(name string) {
+		if n, isSize := sizeOf(name); isSize {
+			size = max(size, n)
+		}
+	})
+	if err != nil || size == 0 {
 		return 0, "", false, err
 	}
-	for _, name := range slices.Backward(names) {
-		if n, isSize := sizeOf(name); isSize {
-			signed, err = d.Read(log, id, n)
-			return n, signed, err == nil, err
+	signed, err = d.Read(log, id, size)
+	return size, signed, err == nil, err
+}
+
+// namesPerRead bounds the memory of a walk: a folder gets a file a minute, and
+// is never emptied.
+const namesPerRead = 1024
+
+// walk calls fn with the names of a tenant's folder, in no order.
+func (d *Dir) walk(log string, id tenant.ID, fn func(name string)) error {
+	f, err := os.Open(d.folder(log, id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("checkpoint directory: %w", err)
+	}
+	defer f.Close()
+	for {
+		names, err := f.Readdirnames(namesPerRead)
+		for _, name := range names {
+			fn(name)
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("checkpoint directory: %w", err)
 		}
 	}
-	return 0, "", false, nil
 }
 
 // names are the names of a tenant's folder in order.
-func (d *Dir) names(log string, id tenant.ID) ([]string, error) {
-	f, err := os.Open(d.folder(log, id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("checkpoint directory: %w", err)
-	}
-	defer f.Close()
-	names, err := f.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("checkpoint directory: %w", err)
-	}
+func (d *Dir) names(log string, id tenant.ID) (names []string, err error) {
+	err = d.walk(log, id, func(name string) { names = append(names, name) })
 	slices.Sort(names)
-	return names, nil
+	return names, err
 }
 
 // sizeOf is the size that a file's name says.

@@ -178,7 +178,7 @@ func (f *Floor) same(ctx context.Context, id tenant.ID, s *standard, stored Hash
 
 // root computes the root at a size from the rows behind a checkpoint of the store.
 func (f *Floor) root(ctx context.Context, id tenant.ID, from *Published, size int64) (Hash, error) {
-	tree, err := loadSigned(ctx, NewReader(f.store, f.source, id), from)
+	tree, err := loadSigned(ctx, NewReader(f.store, f.source.Log(), id), from)
 	if err != nil {
 		return Hash{}, fmt.Errorf("%w: %w", ledger.ErrAltered, err)
 	}

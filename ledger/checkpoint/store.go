@@ -2,7 +2,6 @@ package checkpoint
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/tallystick/tallystick/internal/tenant"
@@ -46,8 +45,10 @@ type Published struct {
 type Store interface {
 	// Newest are the newest checkpoints of those of the tenants that have one.
 	Newest(ctx context.Context, log string, ids []tenant.ID) (map[tenant.ID]Published, error)
-	// Nodes answers spans whose nodes are stored: of full tiles, or roots of tiles.
-	Nodes(ctx context.Context, log string, id tenant.ID, spans []Span) ([][]byte, error)
+	// Nodes answers spans in one round trip beside the transaction's, of one
+	// snapshot: nodes of full tiles, roots of tiles, and for leaves of no full tile
+	// what leaf makes of the bytes of the records From+1 to To.
+	Nodes(ctx context.Context, log string, id tenant.ID, spans []Span, leaf func(canonical []byte) Hash) ([][]byte, error)
 	// Publish adds the tiles and the checkpoint in one transaction. ErrMoved when
 	// the newest checkpoint is not the one of size after, 0 for none.
 	Publish(ctx context.Context, log string, id tenant.ID, after int64, tiles []Tile, p *Published) error
@@ -59,58 +60,19 @@ type Store interface {
 }
 
 // reader is a tenant's tree: nodes out of the store, and the leaves of the last
-// entries out of the log itself.
+// records hashed again from the log itself.
 type reader struct {
-	store  Store
-	source Source
-	id     tenant.ID
+	store Store
+	log   string
+	id    tenant.ID
 }
 
-// NewReader makes the Reader of a tenant's tree.
-func NewReader(store Store, source Source, id tenant.ID) Reader {
-	return reader{store, source, id}
+// NewReader makes the Reader of a tenant's tree of a log.
+func NewReader(store Store, log string, id tenant.ID) Reader {
+	return reader{store, log, id}
 }
 
 // Nodes implements Reader.
 func (r reader) Nodes(ctx context.Context, spans []Span) ([][]byte, error) {
-	answers := make([][]byte, len(spans))
-	var stored []Span
-	var places []int
-	for i, s := range spans {
-		if s.Level > 0 || s.Stored {
-			stored, places = append(stored, s), append(places, i)
-			continue
-		}
-		leaves, err := r.leaves(ctx, s.From, s.To)
-		if err != nil {
-			return nil, err
-		}
-		answers[i] = leaves
-	}
-	if len(stored) == 0 {
-		return answers, nil
-	}
-	nodes, err := r.store.Nodes(ctx, r.source.Log(), r.id, stored)
-	if err != nil {
-		return nil, err
-	}
-	for i, b := range nodes {
-		answers[places[i]] = b
-	}
-	return answers, nil
-}
-
-// leaves hashes the entries from+1 to to again.
-func (r reader) leaves(ctx context.Context, from, to int64) ([]byte, error) {
-	out := make([]byte, 0, tileBytes)
-	next := from + 1
-	err := r.source.Rows(ctx, r.id, from+1, to, func(seq int64, canonical, _ []byte) error {
-		if seq != next {
-			return fmt.Errorf("%w: %s of tenant %s: entry %d is missing", ErrTree, r.source.Log(), r.id, next)
-		}
-		leaf := verify.LeafHash(canonical)
-		out, next = append(out, leaf[:]...), next+1
-		return nil
-	})
-	return out, err
+	return r.store.Nodes(ctx, r.log, r.id, spans, verify.LeafHash)
 }

@@ -244,7 +244,7 @@ func conflictSize(status int, kind, body string) (int64, bool) {
 func (l *lane) send(ctx context.Context, id tenant.ID, old int64, p *Published) (status int, kind, body string, err error) {
 	var proof []Hash
 	if old > 0 && old < p.Size {
-		if proof, err = Consistency(ctx, NewReader(l.c.store, l.c.source, id), old, p.Size, p.Size); err != nil {
+		if proof, err = Consistency(ctx, NewReader(l.c.store, l.c.source.Log(), id), old, p.Size, p.Size); err != nil {
 			return 0, "", "", fmt.Errorf("consistency proof from %d to %d: %w", old, p.Size, err)
 		}
 	}

@@ -478,6 +478,19 @@ func TestKeysAreFollowed(t *testing.T) {
 	if r := w.check(putTogether(t, relist(t, list, nil)), trust); r.Verdict != verify.Broken || r.Reason != verify.Signature || r.FirstBad != 600 {
 		t.Errorf("without the statement between: %+v", r)
 	}
+	// Who trusts a newer key only cannot judge what the one before it signed.
+	newer := trust
+	newer.Trusted = nil
+	for _, k := range append(w.ledger.keys[1:2:2], w.audit.keys...) {
+		list, err := verify.ParseKeys([]byte(k.VKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		newer.Trusted = append(newer.Trusted, list...)
+	}
+	if r := w.check(b, newer); r.Verdict != verify.Unknown || !strings.Contains(r.Message, "before the keys that you trust") {
+		t.Errorf("with a newer key alone: %+v", r)
+	}
 	self := trust
 	self.Trusted, self.SelfAsserted = nil, true
 	if r := w.check(b, self); r.Verdict != verify.Intact || len(r.Warnings) == 0 || !strings.Contains(r.Warnings[0], "self-asserted") {

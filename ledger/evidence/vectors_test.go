@@ -31,13 +31,13 @@ func TestVectors(t *testing.T) {
 	files["keys.txt"] = []byte("# known from elsewhere\n" + w.ledger.keys[0].VKey + "\n" + w.audit.keys[0].VKey + "\n")
 	files["witness.txt"] = []byte(witnessKey(t))
 	files["checkpoint-20.txt"], files["checkpoint-150.txt"] = w.ledger.notes[0].Note, w.ledger.notes[3].Note
-	var macs bytes.Buffer
+	macs := bytes.NewBufferString("tenant acme\n")
 	for epoch := range uint32(2) {
 		key, _ := macKey(epoch + 1)
-		fmt.Fprintf(&macs, "mac %d %x\n", epoch+1, key)
+		fmt.Fprintf(macs, "mac %d %x\n", epoch+1, key)
 	}
 	key, _ := macKey(1)
-	fmt.Fprintf(&macs, "audit 1 %x\n", key)
+	fmt.Fprintf(macs, "audit 1 %x\n", key)
 	files["mac-keys.txt"] = macs.Bytes()
 	w.rewrite(77, true)
 	forged := newWorld(t, 200, 20)

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
@@ -90,40 +91,126 @@ func scanPublished(row pgx.Rows, id *string) (p checkpoint.Published, err error)
 	return p, nil
 }
 
-// Nodes reads nodes of one tenant's tree in one transaction.
-func (s *Checkpoints) Nodes(ctx context.Context, log string, id tenant.ID, spans []checkpoint.Span) ([][]byte, error) {
-	answers := make([][]byte, len(spans))
-	err := s.db.InTenant(ctx, id, func(tx postgres.Tx) error {
-		var batch pgx.Batch
-		for i, span := range spans {
-			queueSpan(&batch, log, id, span, &answers[i])
-		}
-		return tx.SendBatch(ctx, &batch).Close()
-	})
-	if postgres.IsNoRows(err) {
-		err = fmt.Errorf("%w: a tile is missing", checkpoint.ErrTree)
+// Nodes reads nodes of one tenant's tree: one statement for all nodes of full
+// tiles, one for the roots of tiles, one for each span of leaves that are hashed
+// again (a tree has one), together with the context in one round trip.
+func (s *Checkpoints) Nodes(ctx context.Context, log string, id tenant.ID, spans []checkpoint.Span, leaf func([]byte) checkpoint.Hash) ([][]byte, error) {
+	q := nodesQuery{log: log, id: string(id), spans: spans, leaf: leaf, answers: make([][]byte, len(spans))}
+	for i := range spans {
+		q.sort(i)
 	}
-	return answers, checkpointError("read the tree", err)
+	err := s.db.InTenant(ctx, id, func(tx postgres.Tx) error { return tx.SendBatch(ctx, q.batch()).Close() })
+	return q.answers, checkpointError("read the tree", err)
 }
 
-// queueSpan asks for the nodes of a span: a part of a full tile, or the roots of
-// the tiles below.
-func queueSpan(batch *pgx.Batch, log string, id tenant.ID, span checkpoint.Span, answer *[]byte) {
-	var q *pgx.QueuedQuery
-	if span.Stored {
-		tile := span.From / checkpoint.TileWidth
-		first := span.From % checkpoint.TileWidth
-		q = batch.Queue(`
-			select substring(hashes from $5 for $6) from ledger.tree_tile
-			where tenant_id = $1 and log = $2 and level = $3 and index = $4`,
-			string(id), log, span.Level, tile, first*checkpoint.HashSize+1, (span.To-span.From)*checkpoint.HashSize)
-	} else {
-		q = batch.Queue(`
-			select coalesce(string_agg(root, ''::bytea order by index), ''::bytea) from ledger.tree_tile
-			where tenant_id = $1 and log = $2 and level = $3 and index >= $4 and index < $5`,
-			string(id), log, span.Level-1, span.From, span.To)
+// nodesQuery are the statements that answer spans, by where their nodes are.
+type nodesQuery struct {
+	log, id string
+	spans   []checkpoint.Span
+	leaf    func([]byte) checkpoint.Hash
+	answers [][]byte
+
+	parts, roots, leaves []int // of spans: of full tiles, roots of tiles, of records
+}
+
+func (q *nodesQuery) sort(i int) {
+	switch s := &q.spans[i]; {
+	case s.Stored:
+		q.parts = append(q.parts, i)
+	case s.Level > 0:
+		q.roots = append(q.roots, i)
+	default:
+		q.leaves = append(q.leaves, i)
 	}
-	q.QueryRow(func(row pgx.Row) error { return row.Scan(answer) })
+}
+
+// A look-up of each span by the primary key, whatever the planner thinks of the
+// table's size; the policy's question is asked once a statement.
+const (
+	selectParts = `
+		select (select substring(t.hashes from u.first for u.length) from ledger.tree_tile t
+		        where t.tenant_id = $1 and t.log = $2 and t.level = u.level and t.index = u.index)
+		from unnest($3::smallint[], $4::bigint[], $5::int[], $6::int[]) with ordinality as u(level, index, first, length, n) order by u.n`
+	selectRoots = `
+		select (select string_agg(t.root, ''::bytea order by t.index) from ledger.tree_tile t
+		        where t.tenant_id = $1 and t.log = $2 and t.level = u.level and t.index >= u.first and t.index < u.before)
+		from unnest($3::smallint[], $4::bigint[], $5::bigint[]) with ordinality as u(level, first, before, n) order by u.n`
+	selectEntries     = `select seq, canonical from ledger.entry where tenant_id = $1 and seq > $2 and seq <= $3 order by tenant_id, seq`
+	selectAuditEvents = `select seq, canonical from audit.event where tenant_id = $1 and seq > $2 and seq <= $3 order by tenant_id, seq`
+)
+
+func (q *nodesQuery) batch() *pgx.Batch {
+	batch := &pgx.Batch{}
+	if len(q.parts) > 0 {
+		levels, indexes := make([]int16, len(q.parts)), make([]int64, len(q.parts))
+		firsts, lengths := make([]int32, len(q.parts)), make([]int32, len(q.parts))
+		for n, i := range q.parts {
+			s := &q.spans[i]
+			levels[n], indexes[n] = int16(s.Level), s.From/checkpoint.TileWidth
+			firsts[n], lengths[n] = int32(s.From%checkpoint.TileWidth)*checkpoint.HashSize+1, int32(s.To-s.From)*checkpoint.HashSize
+		}
+		batch.Queue(selectParts, q.id, q.log, levels, indexes, firsts, lengths).Query(q.values(q.parts))
+	}
+	if len(q.roots) > 0 {
+		levels, firsts, befores := make([]int16, len(q.roots)), make([]int64, len(q.roots)), make([]int64, len(q.roots))
+		for n, i := range q.roots {
+			s := &q.spans[i]
+			levels[n], firsts[n], befores[n] = int16(s.Level-1), s.From, s.To
+		}
+		batch.Queue(selectRoots, q.id, q.log, levels, firsts, befores).Query(q.values(q.roots))
+	}
+	sql := selectEntries
+	if q.log == checkpoint.AuditLog {
+		sql = selectAuditEvents
+	}
+	for _, i := range q.leaves {
+		batch.Queue(sql, q.id, q.spans[i].From, q.spans[i].To).Query(q.hashes(i))
+	}
+	return batch
+}
+
+// values takes one value for each of the spans.
+func (q *nodesQuery) values(of []int) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		defer rows.Close()
+		for n := 0; rows.Next(); n++ {
+			if err := rows.Scan(&q.answers[of[n]]); err != nil {
+				return err
+			}
+			if q.answers[of[n]] == nil {
+				return fmt.Errorf("%w: a tile is missing", checkpoint.ErrTree)
+			}
+		}
+		return rows.Err()
+	}
+}
+
+// hashes hashes the records of a span.
+func (q *nodesQuery) hashes(i int) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		defer rows.Close()
+		next, out := q.spans[i].From+1, make([]byte, 0, checkpoint.TileWidth*checkpoint.HashSize)
+		var seq int64
+		var canonical pgtype.DriverBytes // read in place, before the next row
+		for ; rows.Next(); next++ {
+			if err := rows.Scan(&seq, &canonical); err != nil {
+				return err
+			}
+			if seq != next {
+				break
+			}
+			h := q.leaf(canonical)
+			out = append(out, h[:]...)
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		if next <= q.spans[i].To {
+			return fmt.Errorf("%w: %s of tenant %s: entry %d is missing", checkpoint.ErrTree, q.log, q.id, next)
+		}
+		q.answers[i] = out
+		return nil
+	}
 }
 
 // Publish adds the tiles and the checkpoint.

@@ -33,8 +33,11 @@ type PackageOptions struct {
 	Kept [][]byte
 	// MACKeys and AuditMACKeys check MACs; nil leaves them unchecked.
 	MACKeys, AuditMACKeys Keys
-	Workers               int
-	Progress              func(done, total int64)
+	// MACTenant, when set, is whose keys they are: those of another tenant than
+	// the package's say nothing.
+	MACTenant string
+	Workers   int
+	Progress  func(done, total int64)
 }
 
 // Package checks an evidence package (docs/ledger-format.md): the form of the
@@ -91,6 +94,9 @@ func (p *pack) verify(ctx context.Context, r io.ReaderAt, size int64) (err error
 	p.rep.Package, p.rep.Tenant, p.rep.From, p.rep.To = p.m, p.m.Tenant, p.m.From, p.m.To
 	if p.o.Tenant != "" && p.o.Tenant != p.m.Tenant {
 		return breakAt(0, Manifest, "the package is of tenant %.80q, not %q", p.m.Tenant, p.o.Tenant)
+	}
+	if p.o.MACTenant != "" && p.o.MACTenant != p.m.Tenant {
+		return &missing{fmt.Errorf("the MAC keys are of tenant %q, the package is of %.80q", p.o.MACTenant, p.m.Tenant)}
 	}
 	if err := p.readProofs(); err != nil {
 		return err

@@ -18,6 +18,7 @@ type logTrust struct {
 	log    string
 	origin string
 	keys   VerifierKeys
+	older  VerifierKeys // stated by the package, from before the first that is trusted
 	list   []Checkpoint // sorted
 	kept   []Checkpoint // those that came from outside
 	cover  Checkpoint   // the one that covers the package
@@ -110,6 +111,7 @@ func (t *logTrust) follow(a *archive) error {
 			return breakAt(0, Signature, "%s: %v", name, err)
 		}
 		if v == nil {
+			t.before(b, last == nil)
 			continue
 		}
 		last = VerifierKeys{v}
@@ -119,6 +121,19 @@ func (t *logTrust) follow(a *archive) error {
 		}
 	}
 	return nil
+}
+
+// before notes the key of a statement from before the first trusted key. It is
+// not trusted: that a checkpoint has its signature only says what is missing.
+func (t *logTrust) before(b []byte, first bool) {
+	_, text, _ := strings.Cut(string(b), "\n")
+	lines := strings.Split(text, "\n")
+	if !first || len(lines) < 3 {
+		return
+	}
+	if v, err := note.NewVerifier(lines[2]); err == nil && v.Name() == lines[0] {
+		t.older = append(t.older, v)
+	}
 }
 
 // statement is the key that a statement brings, nil when none of the signers
@@ -156,6 +171,11 @@ func (t *logTrust) open(p *pack, name, file string, cover int64) error {
 		return breakAt(0, Archive, "%q", name)
 	}
 	c, err := OpenCheckpoint(b, t.keys, p.o.Witnesses)
+	if errors.Is(err, ErrUnsigned) && len(t.older) > 0 {
+		if _, olderErr := OpenCheckpoint(b, t.older, nil); olderErr == nil {
+			return &missing{fmt.Errorf("%s is signed by a key from before the keys that you trust: trust the first key of the log too, from which the statements lead on", name)}
+		}
+	}
 	if err != nil {
 		return breakAt(size, Signature, "%s: %v", name, err)
 	}

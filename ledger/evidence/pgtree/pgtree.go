@@ -16,7 +16,6 @@ import (
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/ledger/checkpoint"
-	"github.com/tallystick/tallystick/ledger/checkpoint/pglog"
 	"github.com/tallystick/tallystick/ledger/evidence"
 	"github.com/tallystick/tallystick/ledger/pgread"
 	"github.com/tallystick/tallystick/ledger/pgstore"
@@ -25,8 +24,8 @@ import (
 // Stores are all that a package of the tenant is made of.
 func Stores(db *postgres.DB, id tenant.ID) evidence.Stores {
 	return evidence.Stores{
-		Ledger: pgread.New(db, id), LedgerTree: New(db, pglog.NewLedger(db, db), id),
-		Audit: pgread.NewAudit(db, id), AuditTree: New(db, pglog.NewAudit(db, db), id),
+		Ledger: pgread.New(db, id), LedgerTree: New(db, checkpoint.LedgerLog, id),
+		Audit: pgread.NewAudit(db, id), AuditTree: New(db, checkpoint.AuditLog, id),
 	}
 }
 
@@ -38,9 +37,9 @@ type Tree struct {
 
 var _ evidence.Tree = (*Tree)(nil)
 
-// New makes the tree of the source's log.
-func New(db *postgres.DB, source checkpoint.Source, id tenant.ID) *Tree {
-	return &Tree{pgread.NewCheckpoints(db, id, source.Log()), checkpoint.NewReader(pgstore.NewCheckpoints(db), source, id)}
+// New makes the tree of a log: checkpoint.LedgerLog or checkpoint.AuditLog.
+func New(db *postgres.DB, log string, id tenant.ID) *Tree {
+	return &Tree{pgread.NewCheckpoints(db, id, log), checkpoint.NewReader(pgstore.NewCheckpoints(db), log, id)}
 }
 
 // published is a note with what it says.
