@@ -34,11 +34,13 @@ FIELDS = {  # tag: name, form, kinds (None: all)
     16: ("status", "text", None), 17: ("http_status", "uint", None), 18: ("error_type", "text", None),
     20: ("tokens", "tokens", None), 21: ("context_tokens", "uint", None), 22: ("latency_us", "uint", None),
     23: ("ttft_us", "uint", None), 24: ("streamed", "flag", None), 25: ("estimated", "flag", None),
-    26: ("provider_request_id", "text", None), 27: ("provider_cost_usd", "text", None), 30: ("team", "text", None),
+    26: ("provider_request_id", "text", None), 27: ("provider_cost_usd", "text", None),
+    28: ("gpu_us", "uint", None), 29: ("gpu_state", "text", None), 30: ("team", "text", None),
     31: ("service", "text", None), 32: ("feature", "text", None), 33: ("agent", "text", None), 34: ("user", "text", None),
     35: ("end_customer", "text", None), 36: ("environment", "text", None), 37: ("tags", "tags", None),
+    38: ("purchase_option", "text", None),
     40: ("decision_action", "text", None), 41: ("decision_policy", "text", None), 42: ("decision_reason", "text", None),
-    43: ("corrects", "text", None), 45: ("correction_reason", "text", None),
+    43: ("corrects", "text", None), 44: ("derived_from", "text", None), 45: ("correction_reason", "text", None),
     50: ("received_at", "time", None), 51: ("content_mac", "bytes32", None), 52: ("user_pseudonym", "text", None),
     53: ("mapping_version", "uint", None), 54: ("sealed_tags", "bytes", None),
     64: ("seq", "uint", None), 65: ("topic_id", "bytes16", None), 66: ("partition", "uint31", None),
@@ -48,13 +50,19 @@ FIELDS = {  # tag: name, form, kinds (None: all)
     75: ("estimated_delta", "delta", CORRECTION), 76: ("token_deltas", "token_deltas", CORRECTION),
     77: ("corrects_seq", "uint", CORRECTION), 78: ("net_cost", "int64", CORRECTION), 79: ("unpriced_delta", "delta", CORRECTION),
     80: ("reject_reason", "text", REJECTED), 81: ("reject_field", "text", REJECTED),
-    82: ("body_hash", "hash", REJECTED), 83: ("body_size", "uint", REJECTED),
+    82: ("body_hash", "hash", REJECTED), 83: ("body_size", "uint", REJECTED), 84: ("gpu_us_delta", "delta", CORRECTION),
     90: ("control_kind", "text", CONTROL), 91: ("control_version", "text", CONTROL), 92: ("control_hash", "hash", CONTROL),
     100: ("edge_id", "text", COUNTERS), 101: ("edge_epoch", "uint", COUNTERS), 102: ("accepted", "uint", COUNTERS),
     103: ("refused", "uint", COUNTERS), 104: ("reasons", "reasons", COUNTERS),
 }
 MAX_BLOCK_BYTES = 16 << 20
+GPU = ("gpu_us", "gpu_state", "purchase_option", "derived_from", "gpu_us_delta")  # fields that came with version 2
 ALWAYS = ("topic_id", "key")  # written even when zero
+
+
+def version_of(entry):
+    """An entry has the lowest version that knows all its fields."""
+    return 2 if any(name in entry for name in GPU) else 1
 
 
 class Format(Exception):
@@ -214,7 +222,7 @@ def decode(b):
     """The fields of canonical bytes; raises Format or Version."""
     if len(b) < 2:
         raise Format("fewer than two bytes")
-    if b[0] != 1 or b[1] not in KINDS:
+    if b[0] not in (1, 2) or b[1] not in KINDS:
         raise Version(f"version {b[0]}, kind {b[1]}")
     entry, at, last = {"kind": KINDS[b[1]]}, 2, -1
     while at < len(b):
@@ -230,6 +238,10 @@ def decode(b):
     for name in ALWAYS:
         if name not in entry:
             raise Format(f"{name} is missing")
+    if b[0] < version_of(entry):
+        raise Format("fields of a later version")
+    if b[0] > version_of(entry):
+        raise Version(f"version {b[0]} without a field of it")
     return entry
 
 
@@ -248,7 +260,7 @@ ENCODE = {
 def encode(entry):
     """The canonical bytes of fields."""
     kind = next(k for k, name in KINDS.items() if name == entry["kind"])
-    out = bytearray([1, kind])
+    out = bytearray([version_of(entry), kind])
     for tag, (name, form, _) in sorted(FIELDS.items()):
         if name in entry:
             v = ENCODE[form](entry[name])

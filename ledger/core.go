@@ -375,6 +375,9 @@ func (c *core) ledgerUsage(b *builder, t *tenantState, key event.Key, content Co
 // force at the record's position, the time of use and the time of receipt.
 func (c *core) price(e *chain.Entry) {
 	e.PricingVersion = pricing.RuleVersion
+	if e.Event.IsGPU() {
+		e.PricingVersion = pricing.GPURuleVersion
+	}
 	if c.book == nil {
 		e.UnpricedReason = "no_price_book"
 		return

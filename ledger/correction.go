@@ -119,14 +119,14 @@ func (c *core) correct(b *builder, t *tenantState, r *record, key event.Key, con
 		return err
 	}
 	state := &c.corrections.state.Event
-	if !ok || state.Provider != c.event.Provider || state.Model != c.event.Model {
+	if !ok || state.Provider != c.event.Provider || state.Model != c.event.Model || state.GPUState != c.event.GPUState {
 		return c.reject(b, t, r, chain.RejectInvalid, "corrects: "+event.RuleOriginal)
 	}
 	ev := event.Event{
 		ID: c.event.ID, Tenant: t.id, ProducerID: c.event.ProducerID, ProducerEpoch: c.event.ProducerEpoch, ProducerSeq: c.event.ProducerSeq,
-		Tokens: c.event.Tokens, ContextTokens: c.event.ContextTokens, Estimated: c.event.Estimated,
+		Tokens: c.event.Tokens, ContextTokens: c.event.ContextTokens, Estimated: c.event.Estimated, GPUMicros: c.event.GPUMicros,
 		ProviderRequestID: c.event.ProviderRequestID, ProviderCost: c.event.ProviderCost,
-		Corrects: c.event.Corrects, CorrectionReason: c.event.CorrectionReason,
+		Corrects: c.event.Corrects, CorrectionReason: c.event.CorrectionReason, DerivedFrom: c.event.DerivedFrom,
 		ReceivedAt: c.event.ReceivedAt, ContentMAC: c.event.ContentMAC, HasContentMAC: true,
 	}
 	return c.ledgerCorrection(b, t, original, &ev, &net, key, content)
@@ -155,7 +155,7 @@ func (c *core) rerateRecord(b *builder, r *record, body []byte) error {
 	}
 	ev := event.Event{
 		ID: rr.ID, Tenant: t.id, ReceivedAt: rr.AskedAt, Corrects: rr.Corrects, CorrectionReason: chain.RerateReason,
-		Tokens: net.Tokens, ContextTokens: net.ContextTokens, Estimated: net.Estimated,
+		Tokens: net.Tokens, ContextTokens: net.ContextTokens, Estimated: net.Estimated, GPUMicros: net.GPUMicros,
 	}
 	return c.ledgerCorrection(b, t, original, &ev, &net, key, Content{})
 }

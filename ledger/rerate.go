@@ -321,5 +321,6 @@ func usageOf(ev *event.Event) pricing.Usage {
 	return pricing.Usage{
 		Provider: ev.Provider, Model: ev.Model, Region: ev.Region, ServiceTier: ev.ServiceTier,
 		Tokens: ev.Tokens, ContextTokens: ev.ContextTokens, At: ev.OccurredAt, KnownAt: ev.ReceivedAt,
+		GPU: ev.IsGPU(), GPUMicros: ev.GPUMicros, Purchase: ev.PurchaseOption,
 	}
 }

@@ -303,7 +303,7 @@ func TestDecodeRefuses(t *testing.T) {
 	}{
 		{"unknown field", varint(60, 1), event.Strict, "#60", event.RuleUnknown},
 		{"unknown field in the log", varint(60, 1), event.Log, "user", event.RuleEdgeOnly},
-		{"reserved number", field(44, 'x'), event.Strict, "#44", event.RuleUnknown},
+		{"number between fields", field(46, 'x'), event.Strict, "#46", event.RuleUnknown},
 		{"a field twice", field(10, 'x'), event.Strict, "provider", event.RuleDuplicate},
 		{"a field twice, leniently", field(10, 'x'), event.Lenient, "provider", event.RuleDuplicate},
 		{"tokens twice", field(20), event.Strict, "tokens", event.RuleDuplicate},
@@ -378,6 +378,12 @@ func TestValidateHoldsTheLimits(t *testing.T) {
 			t.Helper()
 			e := full(t)
 			e.ReceivedAt, e.HasContentMAC = 1, true
+			if strings.HasPrefix(f.Name, "gpu_") || f.Name == "purchase_option" {
+				e.Tokens, e.GPUMicros, e.GPUState = tokens.Vector{}, 1, event.GPUIdle
+			}
+			if f.Name == "gpu_state" {
+				e.GPUMicros = 0 // an event of tokens may have none
+			}
 			change(&e)
 			var fe *event.FieldError
 			err := e.Validate(true)

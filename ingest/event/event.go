@@ -46,6 +46,11 @@ type Event struct {
 	ProviderRequestID string
 	ProviderCost      string // decimal USD, "" is unknown; see ProviderCostPico
 
+	// Time of a GPU, of an event that has a GPUState; see gpu.go.
+	GPUMicros      int64
+	GPUState       string
+	PurchaseOption string
+
 	Team        string
 	Service     string
 	Feature     string
@@ -59,10 +64,13 @@ type Event struct {
 	DecisionPolicy string
 	DecisionReason string
 
-	// Corrects is the id of the event whose tokens this one replaces, "" in
+	// Corrects is the id of the event whose counts this one replaces, "" in
 	// usage; see correction.go.
 	Corrects         string
 	CorrectionReason string
+	// DerivedFrom names what a processor computed the event from, "" for an event
+	// that something outside reported. Processors never emit from such events.
+	DerivedFrom string
 
 	// Stamped by the edge.
 	ReceivedAt     int64 // unix nanoseconds

@@ -47,9 +47,13 @@ const (
 	fieldOccurredAt    = 3
 	fieldTokens        = 20
 	fieldProviderCost  = 27
+	fieldGPUMicros     = 28
+	fieldGPUState      = 29
 	fieldUser          = 34
 	fieldTags          = 37
+	fieldPurchase      = 38
 	fieldCorrects      = 43
+	fieldDerivedFrom   = 44
 	fieldCorrectReason = 45
 	fieldReceivedAt    = 50
 	fieldContentMAC    = 51
@@ -84,6 +88,8 @@ var Fields = places([]Field{
 	{Num: 25, Name: "estimated", Kind: Bool},
 	{Num: 26, Name: "provider_request_id", Max: MaxValueBytes},
 	{Num: fieldProviderCost, Name: "provider_cost_usd", Max: 32},
+	{Num: fieldGPUMicros, Name: "gpu_us", Kind: Int, Max: MaxGPUMicros},
+	{Num: fieldGPUState, Name: "gpu_state", Max: 16, OneOf: []string{GPUUsed, GPUIdle, GPUUnknown, GPUUnallocated}},
 	{Num: 30, Name: "team", Max: MaxValueBytes},
 	{Num: 31, Name: "service", Max: MaxValueBytes},
 	{Num: 32, Name: "feature", Max: MaxValueBytes},
@@ -92,10 +98,12 @@ var Fields = places([]Field{
 	{Num: 35, Name: "end_customer", Max: MaxValueBytes},
 	{Num: 36, Name: "environment", Max: MaxValueBytes},
 	{Num: fieldTags, Name: "tags", Kind: TagMap, Max: MaxValueBytes},
+	{Num: fieldPurchase, Name: "purchase_option", Max: 16, OneOf: []string{OnDemand, Spot, Reserved}},
 	{Num: 40, Name: "decision_action", Max: 16, OneOf: []string{"allow", "block", "kill"}},
 	{Num: 41, Name: "decision_policy", Max: MaxValueBytes},
 	{Num: 42, Name: "decision_reason", Max: MaxValueBytes},
 	{Num: fieldCorrects, Name: "corrects", Max: MaxIDBytes},
+	{Num: fieldDerivedFrom, Name: "derived_from", Max: MaxValueBytes},
 	{Num: fieldCorrectReason, Name: "correction_reason", Max: MaxValueBytes},
 	{Num: fieldReceivedAt, Name: "received_at", Kind: Time, Required: true, Edge: true},
 	{Num: fieldContentMAC, Name: "content_mac", Kind: Bytes, Max: 32, Required: true, Edge: true},
@@ -234,6 +242,8 @@ func (e *Event) StringPtr(num uint8) *string {
 		return &e.ProviderRequestID
 	case fieldProviderCost:
 		return &e.ProviderCost
+	case fieldGPUState:
+		return &e.GPUState
 	case 30:
 		return &e.Team
 	case 31:
@@ -248,6 +258,8 @@ func (e *Event) StringPtr(num uint8) *string {
 		return &e.EndCustomer
 	case 36:
 		return &e.Environment
+	case fieldPurchase:
+		return &e.PurchaseOption
 	case 40:
 		return &e.DecisionAction
 	case 41:
@@ -256,6 +268,8 @@ func (e *Event) StringPtr(num uint8) *string {
 		return &e.DecisionReason
 	case fieldCorrects:
 		return &e.Corrects
+	case fieldDerivedFrom:
+		return &e.DerivedFrom
 	case fieldCorrectReason:
 		return &e.CorrectionReason
 	case fieldUserPseudonym:
@@ -280,6 +294,8 @@ func (e *Event) IntPtr(num uint8) *int64 {
 		return &e.LatencyMicros
 	case 23:
 		return &e.TTFTMicros
+	case fieldGPUMicros:
+		return &e.GPUMicros
 	case fieldMapping:
 		return &e.MappingVersion
 	default:

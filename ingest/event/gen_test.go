@@ -63,7 +63,15 @@ var events = rapid.Custom(func(t *rapid.T) event.Event {
 		e.Corrects = atLeastOne(text(event.MaxIDBytes)).Filter(func(id string) bool { return id != e.ID }).Draw(t, "corrects")
 		e.CorrectionReason = str(256, "correction reason")
 	}
+	if rapid.IntRange(0, 3).Draw(t, "gpu") == 0 {
+		e.GPUMicros, e.GPUState = upTo(event.MaxGPUMicros).Draw(t, "gpu us"), rapid.SampledFrom([]string{"used", "idle", "unknown", "unallocated"}).Draw(t, "gpu state")
+		e.PurchaseOption, e.ContextTokens = word("purchase", "on_demand", "spot", "reserved"), 0
+	}
+	e.DerivedFrom = str(256, "derived")
 	for c := range e.Tokens {
+		if e.IsGPU() {
+			break
+		}
 		e.Tokens[c] = upTo(event.MaxTokens).Draw(t, "tokens")
 	}
 	if rapid.Bool().Draw(t, "has cost") {
@@ -111,7 +119,8 @@ func toMessage(e *event.Event) *tallystickv1.UsageEvent {
 		Team: e.Team, Service: e.Service, Feature: e.Feature, Agent: e.Agent, User: e.User,
 		EndCustomer: e.EndCustomer, Environment: e.Environment,
 		DecisionAction: e.DecisionAction, DecisionPolicy: e.DecisionPolicy, DecisionReason: e.DecisionReason,
-		Corrects: e.Corrects, CorrectionReason: e.CorrectionReason,
+		Corrects: e.Corrects, CorrectionReason: e.CorrectionReason, DerivedFrom: e.DerivedFrom,
+		GpuUs: e.GPUMicros, GpuState: e.GPUState, PurchaseOption: e.PurchaseOption,
 		ReceivedAt: timestamp(e.ReceivedAt), UserPseudonym: e.UserPseudonym, MappingVersion: e.MappingVersion, SealedTags: e.SealedTags,
 	}
 	if e.Tokens != (tokens.Vector{}) {

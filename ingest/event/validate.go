@@ -45,6 +45,9 @@ func (e *Event) Validate(log bool) error {
 			return err
 		}
 	}
+	if err := e.validateGPU(); err != nil {
+		return err
+	}
 	return e.validateCorrection()
 }
 

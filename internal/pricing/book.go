@@ -83,6 +83,7 @@ type Book struct {
 	header  Header
 	rows    []Row
 	aliases []Alias
+	gpus    []GPURow
 	bytes   []byte
 	hash    [sha256.Size]byte
 	index   index
@@ -92,7 +93,11 @@ type Book struct {
 // reference to its arguments' slices. Errors: ErrRow, ErrOverlap, or ErrFormat for a header
 // or a size that cannot be written.
 func NewBook(h Header, rows []Row, aliases []Alias) (*Book, error) {
-	b := &Book{header: h, rows: cloneRows(rows), aliases: slices.Clone(aliases)}
+	return newBook(h, rows, aliases, nil)
+}
+
+func newBook(h Header, rows []Row, aliases []Alias, gpus []GPURow) (*Book, error) {
+	b := &Book{header: h, rows: cloneRows(rows), aliases: slices.Clone(aliases), gpus: slices.Clone(gpus)}
 	if err := checkHeader(h); err != nil {
 		return nil, err
 	}
@@ -107,6 +112,9 @@ func NewBook(h Header, rows []Row, aliases []Alias) (*Book, error) {
 		return nil, err
 	}
 	if err := b.buildIndex(); err != nil {
+		return nil, err
+	}
+	if err := b.buildGPUs(); err != nil {
 		return nil, err
 	}
 	b.bytes = b.encode()

@@ -17,6 +17,8 @@ type Diff struct {
 	From, To Header
 	// Removed and Added are rows, history included; a row that changed is in both.
 	Removed, Added []Row
+	// RemovedGPUs and AddedGPUs are prices of GPU instances, in the same way.
+	RemovedGPUs, AddedGPUs []GPURow
 	// RemovedAliases and AddedAliases are names.
 	RemovedAliases, AddedAliases []Alias
 	// Changes are the prices in force at At that differ, in canonical order.
@@ -46,6 +48,7 @@ type RateChange struct {
 func Compare(a, b *Book, at time.Time) Diff {
 	d := Diff{From: a.header, To: b.header, At: at}
 	d.Removed, d.Added = rowsOnlyIn(a.rows, b.rows), rowsOnlyIn(b.rows, a.rows)
+	d.RemovedGPUs, d.AddedGPUs = gpusOnlyIn(a.gpus, b.gpus), gpusOnlyIn(b.gpus, a.gpus)
 	d.RemovedAliases, d.AddedAliases = aliasesOnlyIn(a.aliases, b.aliases), aliasesOnlyIn(b.aliases, a.aliases)
 	old, fresh := a.ratesAt(at), b.ratesAt(at)
 	for key, from := range old.rates {
@@ -68,7 +71,7 @@ func Compare(a, b *Book, at time.Time) Diff {
 
 // Empty reports that the two books say the same; their headers may differ.
 func (d *Diff) Empty() bool {
-	return len(d.Removed)+len(d.Added)+len(d.RemovedAliases)+len(d.AddedAliases) == 0
+	return len(d.Removed)+len(d.Added)+len(d.RemovedGPUs)+len(d.AddedGPUs)+len(d.RemovedAliases)+len(d.AddedAliases) == 0
 }
 
 // Apply returns the book that the difference was made to. Errors: ErrDiff when b lacks what
@@ -83,11 +86,12 @@ func (b *Book) Apply(d Diff) (*Book, error) {
 			rows = append(rows, b.rows[i])
 		}
 	}
-	if len(drop) > 0 || len(aliasesOnlyIn(d.RemovedAliases, b.aliases)) > 0 {
+	if len(drop) > 0 || len(aliasesOnlyIn(d.RemovedAliases, b.aliases)) > 0 || len(gpusOnlyIn(d.RemovedGPUs, b.gpus)) > 0 {
 		return nil, fmt.Errorf("%w: %q", ErrDiff, b.header.Version)
 	}
 	aliases := append(aliasesOnlyIn(b.aliases, d.RemovedAliases), d.AddedAliases...)
-	return NewBook(d.To, append(rows, d.Added...), aliases)
+	gpus := append(gpusOnlyIn(b.gpus, d.RemovedGPUs), d.AddedGPUs...)
+	return newBook(d.To, append(rows, d.Added...), aliases, gpus)
 }
 
 // Percent is the change from From to To in percent, half-even to two digits, such as
@@ -176,6 +180,20 @@ func rowsOnlyIn(these, others []Row) []Row {
 		}
 	}
 	return cloneRows(only)
+}
+
+func gpusOnlyIn(these, others []GPURow) []GPURow {
+	set := make(map[string]bool, len(others))
+	for i := range others {
+		set[string(appendGPURow(nil, &others[i]))] = true
+	}
+	var only []GPURow
+	for i := range these {
+		if !set[string(appendGPURow(nil, &these[i]))] {
+			only = append(only, these[i])
+		}
+	}
+	return only
 }
 
 func aliasesOnlyIn(these, others []Alias) []Alias {

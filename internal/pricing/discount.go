@@ -32,7 +32,8 @@ type Discount struct {
 // Discounted returns the book with negotiated prices, known from a time on. Rows are split
 // where a discount begins and ends; what was known before stays in the book. Each price is
 // exact: a percentage that does not give whole 1e-18 USD is ErrRate. Two discounts on one
-// price at one time, and one on nothing, are ErrDiscount.
+// price at one time, and one on nothing, are ErrDiscount. Prices of GPU instances stay: a
+// negotiated one is a row of its own.
 func (b *Book) Discounted(h Header, known time.Time, discounts []Discount) (*Book, error) {
 	if h.Version == b.header.Version {
 		return nil, fmt.Errorf("%w: a book with discounts needs its own version", ErrFormat)
@@ -54,7 +55,7 @@ func (b *Book) Discounted(h Header, known time.Time, discounts []Discount) (*Boo
 	if i := slices.Index(used, false); i >= 0 {
 		return nil, fmt.Errorf("%w: no price of %q/%q at its time", ErrDiscount, discounts[i].Provider, discounts[i].Model)
 	}
-	return NewBook(h, rows, b.aliases)
+	return newBook(h, rows, b.aliases, b.gpus)
 }
 
 // discounted splits a row that is known now by the discounts on it.

@@ -34,18 +34,36 @@ import (
 // Integers in usd_e18 are strings because some JSON readers keep only 53 bits.
 const bookFormat = "tallystick.price-book/1"
 
+// gpuBookFormat names the serialisation of a book with prices of GPU instances; one without
+// has bookFormat, and its bytes are those of programs that knew no other. The header
+// ends with "gpus":G, and after the rows come
+//
+//	G × {"provider":…,"instance":…,"region":…,        region left out when ""
+//	     "purchase":…,"gpu":…,                        on_demand, spot, reserved; gpu left out when ""
+//	     "valid_from":…,"valid_to":…,"known_from":…,"known_to":…,"source":…,   as above
+//	     "devices":N,"usd_e12_per_hour":"integer"}    of the whole instance; ordered by provider,
+//	                                                  instance, region, purchase, valid_from, known_from
+const gpuBookFormat = "tallystick.price-book/2"
+
 // Marshal returns a copy of the canonical serialisation.
 func (b *Book) Marshal() []byte { return slices.Clone(b.bytes) }
 
 func (b *Book) encode() []byte {
 	h := b.header
-	dst := appendString([]byte(`{"format":`), bookFormat)
+	format := bookFormat
+	if len(b.gpus) > 0 {
+		format = gpuBookFormat
+	}
+	dst := appendString([]byte(`{"format":`), format)
 	dst = appendField(dst, "version", h.Version)
 	dst = appendField(dst, "source", h.Source)
 	dst = appendField(dst, "source_date", h.SourceDate)
 	dst = appendField(dst, "notes", h.Notes)
 	dst = strconv.AppendInt(append(dst, `,"aliases":`...), int64(len(b.aliases)), 10)
 	dst = strconv.AppendInt(append(dst, `,"rows":`...), int64(len(b.rows)), 10)
+	if len(b.gpus) > 0 {
+		dst = strconv.AppendInt(append(dst, `,"gpus":`...), int64(len(b.gpus)), 10)
+	}
 	dst = append(dst, "}\n"...)
 	for _, a := range b.aliases {
 		dst = appendString(append(dst, `{"alias":`...), a.Name)
@@ -55,6 +73,9 @@ func (b *Book) encode() []byte {
 	}
 	for i := range b.rows {
 		dst = appendRow(dst, &b.rows[i])
+	}
+	for i := range b.gpus {
+		dst = appendGPURow(dst, &b.gpus[i])
 	}
 	return dst
 }
@@ -141,6 +162,7 @@ type (
 		Notes      string `json:"notes"`
 		Aliases    int    `json:"aliases"`
 		Rows       int    `json:"rows"`
+		GPUs       int    `json:"gpus"`
 	}
 	aliasLine struct {
 		Name     string `json:"alias"`
@@ -177,22 +199,26 @@ func ParseBook(data []byte) (*Book, error) {
 		lines = lines[:last]
 	}
 	var h headerLine
-	if len(lines) == 0 || readLine(lines[0], &h) != nil || h.Format != bookFormat {
-		return nil, fmt.Errorf("%w: first line is not a %s header", ErrFormat, bookFormat)
+	if len(lines) == 0 || readLine(lines[0], &h) != nil || h.Format != bookFormat && h.Format != gpuBookFormat {
+		return nil, fmt.Errorf("%w: first line is not the header of a price book", ErrFormat)
 	}
 	lines = lines[1:]
-	if h.Aliases < 0 || h.Aliases > len(lines) || h.Rows != len(lines)-h.Aliases {
+	if h.Aliases < 0 || h.Rows < 0 || h.GPUs < 0 || h.Aliases > len(lines) || h.Rows > len(lines) || h.GPUs != len(lines)-h.Aliases-h.Rows {
 		return nil, fmt.Errorf("%w: the header's counts differ from the lines", ErrFormat)
 	}
 	aliases, err := parseAliases(lines[:h.Aliases])
 	if err != nil {
 		return nil, err
 	}
-	rows, err := parseRows(lines[h.Aliases:])
+	rows, err := parseRows(lines[h.Aliases : h.Aliases+h.Rows])
 	if err != nil {
 		return nil, err
 	}
-	b, err := NewBook(Header{h.Version, h.Source, h.SourceDate, h.Notes}, rows, aliases)
+	gpus, err := parseGPURows(lines[h.Aliases+h.Rows:])
+	if err != nil {
+		return nil, err
+	}
+	b, err := newBook(Header{h.Version, h.Source, h.SourceDate, h.Notes}, rows, aliases, gpus)
 	if err != nil {
 		return nil, err
 	}

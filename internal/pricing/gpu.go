@@ -14,8 +14,8 @@ import (
 	"github.com/tallystick/tallystick/internal/money"
 )
 
-// GPUPrice is what an instance with GPUs costs by the hour. The rows are data: nothing is
-// priced by them yet.
+// GPUPrice is what an instance with GPUs costs by the hour, as a list says it; GPURowsOf makes
+// rows of a book of them.
 type GPUPrice struct {
 	Cloud, Region, Instance string
 	// GPU is the accelerator's name in the list, GPUs how many the instance has, a decimal as

@@ -11,6 +11,9 @@ import (
 type index struct {
 	models    map[modelKey]*model
 	providers map[string]string // every provider name and alias → canonical provider
+	// Prices of GPU instances, and which there are at all.
+	gpus         map[gpuKey][]*GPURow
+	gpuInstances map[[2]string]bool
 }
 
 type modelKey struct{ provider, model string }
@@ -130,6 +133,15 @@ func endNano(t time.Time) int64 {
 
 // sheetID writes the RowID of one sheet.
 func sheetID(r *Row, s *Sheet) RowID {
+	id := rowPrefix(r) + "/" + s.Service.String()
+	if s.Above > 0 {
+		id += fmt.Sprintf(">%d", s.Above)
+	}
+	return RowID(id)
+}
+
+// rowPrefix is what the ids of a row's sheets begin with.
+func rowPrefix(r *Row) string {
 	var id strings.Builder
 	id.WriteString(r.Provider + "/" + r.Model)
 	if r.Region != "" {
@@ -139,11 +151,7 @@ func sheetID(r *Row, s *Sheet) RowID {
 	if !r.KnownFrom.Equal(r.ValidFrom) {
 		id.WriteString("~" + shortTime(r.KnownFrom))
 	}
-	id.WriteString("/" + s.Service.String())
-	if s.Above > 0 {
-		fmt.Fprintf(&id, ">%d", s.Above)
-	}
-	return RowID(id.String())
+	return id.String()
 }
 
 // shortTime is the date alone at midnight UTC, else the RFC 3339 time.

@@ -69,6 +69,11 @@ type Usage struct {
 	// KnownAt is the knowledge time, in Unix nanoseconds: only rows known by then count.
 	// Latest (or 0) means all that this book knows.
 	KnownAt int64
+	// GPU says that the usage is time of a GPU: Provider is then the cloud and Model the
+	// instance type, and there are no tokens; see PriceGPU.
+	GPU       bool
+	GPUMicros int64
+	Purchase  string
 }
 
 // Latest as Usage.KnownAt asks for the newest knowledge in the book.
@@ -95,8 +100,13 @@ type Result struct {
 	Components [tokens.NumClasses]money.Pico
 }
 
-// Price returns what u costs by this book. It does not allocate.
+// Price returns what u costs by this book. It does not allocate for tokens.
 func (b *Book) Price(u *Usage) Result {
+	if u.GPU {
+		return b.PriceGPU(&GPUUsage{
+			Provider: u.Provider, Instance: u.Model, Region: u.Region, Purchase: u.Purchase, Micros: u.GPUMicros, At: u.At, KnownAt: u.KnownAt,
+		})
+	}
 	var r Result
 	for c := range u.Tokens {
 		if u.Tokens[c] < 0 {

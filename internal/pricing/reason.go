@@ -31,13 +31,16 @@ const (
 	ReasonNegativeTokens ReasonCode = 8
 	// ReasonOverflow: the cost does not fit a money.Pico.
 	ReasonOverflow ReasonCode = 9
+	// ReasonPurchase: the GPU instance has prices, but not for the way in which it was bought.
+	ReasonPurchase ReasonCode = 10
 
-	numReasons = 10
+	numReasons = 11
 )
 
 var reasonNames = [numReasons]string{
 	"", "unknown_model", "no_price_in_region", "no_price_at_time", "price_not_yet_known",
 	"no_price_for_service_tier", "no_price_for_context_tier", "no_rate", "negative_tokens", "cost_overflow",
+	"no_price_for_purchase_option",
 }
 
 // Reason is why a usage is unpriced; the zero value means that it is priced.

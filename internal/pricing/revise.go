@@ -1,6 +1,7 @@
 package pricing
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -51,7 +52,11 @@ func (b *Book) Revise(list *Book, rev Revision) (*Book, Changes, error) {
 		changes.Added++
 		rows = append(rows, rev.begin(r))
 	}
-	book, err := NewBook(rev.Header, rows, mergeAliases(b, list, rows))
+	gpus, err := reviseGPUs(b.gpus, list.gpus, rev, &changes)
+	if err != nil {
+		return nil, Changes{}, err
+	}
+	book, err := newBook(rev.Header, rows, mergeAliases(b, list, rows), gpus)
 	return book, changes, err
 }
 
@@ -142,4 +147,80 @@ func mergeAliases(old, list *Book, rows []Row) []Alias {
 	}
 	slices.SortFunc(aliases, func(a, b Alias) int { return strings.Compare(a.Name, b.Name) })
 	return aliases
+}
+
+// reviseGPUs is reviseGroup for the prices of GPU instances. A list without any leaves them as
+// they are and counts none as missing: it is a list of models.
+func reviseGPUs(old, list []GPURow, rev Revision, changes *Changes) ([]GPURow, error) {
+	if len(list) == 0 {
+		return old, nil
+	}
+	begin := func(r GPURow) GPURow {
+		r.ValidFrom, r.ValidTo, r.KnownFrom, r.KnownTo = rev.ValidFrom, time.Time{}, rev.KnownFrom, time.Time{}
+		return r
+	}
+	var out []GPURow
+	taken := 0 // rows of old that are done
+	for i := range list {
+		to := &list[i]
+		for taken < len(old) && compareGPUKeys(&old[taken], to) < 0 {
+			out, taken = append(out, old[taken]), taken+1
+			changes.Missing++
+		}
+		end := taken
+		for end < len(old) && sameGPU(&old[end], to) {
+			end++
+		}
+		group := old[taken:end]
+		taken = end
+		same := func(r GPURow) bool {
+			return r.KnownTo.IsZero() && r.ValidTo.IsZero() && !r.ValidFrom.After(rev.ValidFrom) && r.PerHour == to.PerHour && r.Devices == to.Devices
+		}
+		switch {
+		case len(group) == 0:
+			changes.Added++
+			out = append(out, begin(*to))
+		case slices.ContainsFunc(group, same):
+			changes.Unchanged++
+			out = append(out, group...)
+		default:
+			changes.Changed++
+			closed, err := closeGPUs(group, rev)
+			if err != nil {
+				return nil, err
+			}
+			out = append(append(out, closed...), begin(*to))
+		}
+	}
+	changes.Missing += len(old) - taken
+	return append(out, old[taken:]...), nil
+}
+
+func compareGPUKeys(a, b *GPURow) int {
+	return cmp.Or(
+		strings.Compare(a.Provider, b.Provider), strings.Compare(a.Instance, b.Instance),
+		strings.Compare(a.Region, b.Region), cmp.Compare(a.Purchase, b.Purchase),
+	)
+}
+
+// closeGPUs ends what the rows of one key say of the time from the revision on.
+func closeGPUs(rows []GPURow, rev Revision) (out []GPURow, err error) {
+	for _, r := range rows {
+		if !r.KnownTo.IsZero() || !r.ValidTo.IsZero() && !r.ValidTo.After(rev.ValidFrom) {
+			out = append(out, r)
+			continue
+		}
+		if !r.KnownFrom.Before(rev.KnownFrom) {
+			return nil, fmt.Errorf("%w: %q/%q: known from %s, revised as of %s", ErrRow, r.Provider, r.Instance,
+				r.KnownFrom.Format(time.DateOnly), rev.KnownFrom.Format(time.DateOnly))
+		}
+		if r.ValidFrom.Before(rev.ValidFrom) { // what we still believe of the time before
+			past := r
+			past.ValidTo, past.KnownFrom = rev.ValidFrom, rev.KnownFrom
+			out = append(out, past)
+		}
+		r.KnownTo = rev.KnownFrom
+		out = append(out, r)
+	}
+	return out, nil
 }

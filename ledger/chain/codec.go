@@ -32,6 +32,7 @@ const (
 	tagCorrectsSeq    = 77
 	tagNetCost        = 78
 	tagUnpricedDelta  = 79
+	tagGPUDelta       = 84
 	tagRejectReason   = 80
 	tagRejectField    = 81
 	tagBodyHash       = 82
@@ -55,7 +56,7 @@ var ErrVersion = errors.New("unknown entry version or kind")
 
 // Append appends the canonical bytes of the entry.
 func (e *Entry) Append(b []byte) []byte {
-	b = append(b, Version, byte(e.Kind))
+	b = append(b, e.version(), byte(e.Kind))
 	b = e.appendEvent(b)
 	b = appendUint(b, tagSeq, e.Seq)
 	b = appendBytes(b, tagTopicID, e.Position.TopicID[:])
@@ -224,7 +225,7 @@ func (e *Entry) Decode(b []byte) error {
 	if len(b) < 2 {
 		return fmt.Errorf("%w: %d bytes", ErrFormat, len(b))
 	}
-	if b[0] != Version || b[1] == 0 || b[1] > byte(DeclaredLoss) {
+	if b[0] != Version && b[0] != VersionGPU || b[1] == 0 || b[1] > byte(DeclaredLoss) {
 		return fmt.Errorf("%w: version %d kind %d", ErrVersion, b[0], b[1])
 	}
 	e.Kind = Kind(b[1])
@@ -252,7 +253,22 @@ func (e *Entry) Decode(b []byte) error {
 	if placed != 2 {
 		return fmt.Errorf("%w: no topic id or no key", ErrFormat)
 	}
+	switch v := e.version(); {
+	case b[0] < v:
+		return fmt.Errorf("%w: fields of version %d", ErrFormat, v)
+	case b[0] > v:
+		return fmt.Errorf("%w: version %d without a field of it", ErrVersion, b[0])
+	}
 	return nil
+}
+
+// version is the lowest version of the encoding that has all the entry's fields.
+func (e *Entry) version() byte {
+	ev := &e.Event
+	if ev.GPUState != "" || ev.DerivedFrom != "" || ev.GPUMicros != 0 || ev.PurchaseOption != "" || e.Corrected.GPUMicros != 0 {
+		return VersionGPU
+	}
+	return Version
 }
 
 func (e *Entry) decodeField(tag uint8, v []byte) bool {

@@ -14,7 +14,8 @@ const RerateReason = "rerate"
 
 // Corrected is what a Correction entry says beside its Event and its money:
 // which entry it nets, by how much, and what that comes to. Its Event.Tokens,
-// Event.ContextTokens and Event.Estimated are the original's from here on.
+// Event.ContextTokens, Event.Estimated and Event.GPUMicros are the original's from
+// here on.
 type Corrected struct {
 	Seq int64 // of the original, a Usage entry
 	// NetCost is the original's cost from here on. When not Priced it is
@@ -22,8 +23,9 @@ type Corrected struct {
 	Priced  bool
 	NetCost money.Pico
 	// What the correction adds to the sums of its original's hour, beside Cost.
-	// Tokens may be negative; Unpriced and Estimated are -1, 0 or 1.
+	// Tokens and GPUMicros may be negative; Unpriced and Estimated are -1, 0 or 1.
 	Tokens    tokens.Vector
+	GPUMicros int64
 	Unpriced  int64
 	Estimated int64
 }
@@ -32,6 +34,7 @@ type Corrected struct {
 type Net struct {
 	Seq           int64 // of the usage entry
 	Tokens        tokens.Vector
+	GPUMicros     int64
 	ContextTokens int64
 	Estimated     bool
 	Priced        bool
@@ -41,7 +44,7 @@ type Net struct {
 // Net is what a Usage entry says of itself, and a Correction of its original.
 // ok is false for other kinds.
 func (e *Entry) Net() (n Net, ok bool) {
-	n = Net{Seq: e.Seq, Tokens: e.Event.Tokens, ContextTokens: e.Event.ContextTokens, Estimated: e.Event.Estimated, Priced: e.Priced, Cost: e.Cost}
+	n = Net{Seq: e.Seq, Tokens: e.Event.Tokens, GPUMicros: e.Event.GPUMicros, ContextTokens: e.Event.ContextTokens, Estimated: e.Event.Estimated, Priced: e.Priced, Cost: e.Cost}
 	if e.Kind == Correction {
 		n.Seq, n.Priced, n.Cost = e.Corrected.Seq, e.Corrected.Priced, e.Corrected.NetCost
 	}
@@ -61,6 +64,7 @@ func (e *Entry) Correct(was *Net) error {
 	*d = Corrected{
 		Seq: was.Seq, Priced: e.Priced, NetCost: e.Cost,
 		Unpriced: one(was.Priced) - one(e.Priced), Estimated: one(e.Event.Estimated) - one(was.Estimated),
+		GPUMicros: e.Event.GPUMicros - was.GPUMicros,
 	}
 	for c := range d.Tokens {
 		d.Tokens[c] = e.Event.Tokens[c] - was.Tokens[c]
@@ -84,6 +88,7 @@ func Attribute(e, original *event.Event) {
 	e.Operation, e.Region, e.ServiceTier, e.Status = original.Operation, original.Region, original.ServiceTier, original.Status
 	e.Team, e.Service, e.Feature, e.Agent = original.Team, original.Service, original.Feature, original.Agent
 	e.EndCustomer, e.Environment = original.EndCustomer, original.Environment
+	e.GPUState, e.PurchaseOption = original.GPUState, original.PurchaseOption
 	e.UserPseudonym, e.MappingVersion = original.UserPseudonym, original.MappingVersion
 	e.Tags = append(e.Tags[:0], original.Tags...)
 	e.SealedTags = nil // they open in the original alone
@@ -97,7 +102,8 @@ func (e *Entry) appendCorrected(b []byte) []byte {
 	if d.Priced {
 		b = appendInt64(b, tagNetCost, int64(d.NetCost))
 	}
-	return appendDelta(b, tagUnpricedDelta, d.Unpriced)
+	b = appendDelta(b, tagUnpricedDelta, d.Unpriced)
+	return appendDelta(b, tagGPUDelta, d.GPUMicros)
 }
 
 func appendDelta(b []byte, tag uint8, v int64) []byte {
@@ -141,6 +147,8 @@ func (e *Entry) decodeCorrected(tag uint8, v []byte) bool {
 		return decodeInt64(v, (*int64)(&d.NetCost))
 	case tagUnpricedDelta:
 		return decodeDelta(v, &d.Unpriced)
+	case tagGPUDelta:
+		return decodeDelta(v, &d.GPUMicros)
 	}
 	return false
 }

@@ -19,6 +19,7 @@ func drawCorrected(t *rapid.T) (d Corrected) {
 	for c := range d.Tokens {
 		d.Tokens[c] = rapid.OneOf(rapid.Just(int64(0)), rapid.Int64()).Draw(t, "delta")
 	}
+	d.GPUMicros = rapid.OneOf(rapid.Just(int64(0)), rapid.Int64()).Draw(t, "gpu delta")
 	return d
 }
 

@@ -7,8 +7,15 @@ import (
 	"github.com/tallystick/tallystick/internal/money"
 )
 
-// Version is the version of the encoding, the first canonical byte.
-const Version = 1
+// Versions of the encoding, the first canonical byte. An entry has the lowest
+// that knows all its fields, so what an older binary writes has the same bytes
+// for ever, and an older verifier says of the others that it cannot tell.
+const (
+	Version = 1
+	// VersionGPU adds gpu_us, gpu_state, purchase_option, derived_from and
+	// gpu_us_delta.
+	VersionGPU = 2
+)
 
 // Kind is what an entry records, the second canonical byte.
 type Kind uint8

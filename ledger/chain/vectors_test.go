@@ -196,7 +196,7 @@ func setVectorField(e *Entry, name, member, value string) error {
 	}
 	ints := map[string]*int64{
 		"seq": &e.Seq, "offset": &e.Position.Offset, "pricing_version": &e.PricingVersion, "body_size": &e.BodySize,
-		"corrects_seq": &e.Corrected.Seq, "unpriced_delta": &e.Corrected.Unpriced, "estimated_delta": &e.Corrected.Estimated,
+		"corrects_seq": &e.Corrected.Seq, "unpriced_delta": &e.Corrected.Unpriced, "estimated_delta": &e.Corrected.Estimated, "gpu_us_delta": &e.Corrected.GPUMicros,
 		"edge_epoch": &e.EdgeEpoch, "accepted": &e.Accepted, "refused": &e.Refused,
 	}
 	if p, ok := ints[name]; ok {

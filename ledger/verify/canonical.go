@@ -18,6 +18,7 @@ var (
 
 const (
 	formatVersion = 1
+	gpuVersion    = 2 // of entries with one of the fields of isGPUField
 	lastKind      = 6
 
 	kindUsage      = 1
@@ -81,10 +82,10 @@ var fields = [256]field{
 	12: {formText, anyKind}, 13: {formText, anyKind}, 14: {formText, anyKind}, 15: {formText, anyKind},
 	16: {formText, anyKind}, 17: {formUint, anyKind}, 18: {formText, anyKind}, 20: {formTokens, anyKind},
 	21: {formUint, anyKind}, 22: {formUint, anyKind}, 23: {formUint, anyKind}, 24: {formFlag, anyKind},
-	25: {formFlag, anyKind}, 26: {formText, anyKind}, 27: {formText, anyKind}, 30: {formText, anyKind},
+	25: {formFlag, anyKind}, 26: {formText, anyKind}, 27: {formText, anyKind}, 28: {formUint, anyKind}, 29: {formText, anyKind}, 30: {formText, anyKind},
 	31: {formText, anyKind}, 32: {formText, anyKind}, 33: {formText, anyKind}, 34: {formText, anyKind},
-	35: {formText, anyKind}, 36: {formText, anyKind}, 37: {formTags, anyKind}, 40: {formText, anyKind},
-	41: {formText, anyKind}, 42: {formText, anyKind}, 43: {formText, anyKind}, 45: {formText, anyKind}, 50: {formTime, anyKind}, 51: {form32, anyKind},
+	35: {formText, anyKind}, 36: {formText, anyKind}, 37: {formTags, anyKind}, 38: {formText, anyKind}, 40: {formText, anyKind},
+	41: {formText, anyKind}, 42: {formText, anyKind}, 43: {formText, anyKind}, 44: {formText, anyKind}, 45: {formText, anyKind}, 50: {formTime, anyKind}, 51: {form32, anyKind},
 	52: {formText, anyKind}, 53: {formUint, anyKind}, 54: {formBytes, anyKind},
 
 	64: {formUint, anyKind}, 65: {form16, anyKind}, 66: {formUint31, anyKind}, 67: {formUint, anyKind}, 68: {form16, anyKind},
@@ -94,9 +95,19 @@ var fields = [256]field{
 	78: {formInt, 1 << kindCorrection}, 79: {formDelta, 1 << kindCorrection},
 	80: {formText, 1 << kindRejected}, 81: {formText, 1 << kindRejected}, 82: {formHash, 1 << kindRejected},
 	83: {formUint, 1 << kindRejected},
+	84: {formDelta, 1 << kindCorrection},
 	90: {formText, 1 << kindControl}, 91: {formText, 1 << kindControl}, 92: {formHash, 1 << kindControl},
 	100: {formText, 1 << kindCounters}, 101: {formUint, 1 << kindCounters}, 102: {formUint, 1 << kindCounters},
 	103: {formUint, 1 << kindCounters}, 104: {formReasons, 1 << kindCounters},
+}
+
+// isGPUField reports whether the field came with version 2.
+func isGPUField(tag byte) bool {
+	switch tag {
+	case 28, 29, 38, 44, 84:
+		return true
+	}
+	return false
 }
 
 // content is what the verifier needs of an entry. Its slices alias the bytes.
@@ -119,12 +130,12 @@ func (c *content) decode(b []byte) error {
 	if len(b) < 2 {
 		return errForm
 	}
-	if b[0] != formatVersion || b[1] == 0 || b[1] > lastKind {
+	if b[0] != formatVersion && b[0] != gpuVersion || b[1] == 0 || b[1] > lastKind {
 		return errVersion
 	}
 	c.kind = b[1]
 	rest, last := b[2:], -1
-	var hasTopic, hasKey bool
+	var hasTopic, hasKey, hasGPU bool
 	for len(rest) > 0 {
 		tag := rest[0]
 		f := fields[tag]
@@ -133,6 +144,7 @@ func (c *content) decode(b []byte) error {
 			return errForm
 		}
 		rest, last = after, int(tag)
+		hasGPU = hasGPU || isGPUField(tag)
 		switch tag {
 		case tagTenant:
 			c.tenant = v
@@ -158,6 +170,12 @@ func (c *content) decode(b []byte) error {
 	}
 	if !hasTopic || !hasKey {
 		return errForm // the two fields that are written even when they are zero
+	}
+	if hasGPU && b[0] != gpuVersion {
+		return errForm // an entry has the lowest version that knows its fields
+	}
+	if !hasGPU && b[0] != formatVersion {
+		return errVersion
 	}
 	return nil
 }

@@ -73,25 +73,37 @@ type UsageEvent struct {
 	// What the provider says the call cost, as a decimal number of USD. Stored
 	// beside our own price and compared with it.
 	ProviderCostUsd string `protobuf:"bytes,27,opt,name=provider_cost_usd,json=providerCostUsd,proto3" json:"provider_cost_usd,omitempty"`
-	Team            string `protobuf:"bytes,30,opt,name=team,proto3" json:"team,omitempty"`
-	Service         string `protobuf:"bytes,31,opt,name=service,proto3" json:"service,omitempty"`
-	Feature         string `protobuf:"bytes,32,opt,name=feature,proto3" json:"feature,omitempty"`
-	Agent           string `protobuf:"bytes,33,opt,name=agent,proto3" json:"agent,omitempty"`
+	// Time of a GPU, in microseconds of a whole device (half a device for a second
+	// is 500000). Then provider is the cloud, model the instance type, and there
+	// are no tokens.
+	GpuUs int64 `protobuf:"varint,28,opt,name=gpu_us,json=gpuUs,proto3" json:"gpu_us,omitempty"`
+	// What the time was: used, idle (allocated and not used), unknown (nobody
+	// measured) or unallocated. Required with gpu_us.
+	GpuState string `protobuf:"bytes,29,opt,name=gpu_state,json=gpuState,proto3" json:"gpu_state,omitempty"`
+	Team     string `protobuf:"bytes,30,opt,name=team,proto3" json:"team,omitempty"`
+	Service  string `protobuf:"bytes,31,opt,name=service,proto3" json:"service,omitempty"`
+	Feature  string `protobuf:"bytes,32,opt,name=feature,proto3" json:"feature,omitempty"`
+	Agent    string `protobuf:"bytes,33,opt,name=agent,proto3" json:"agent,omitempty"`
 	// The person. Replaced by a keyed pseudonym before anything is stored.
 	User        string `protobuf:"bytes,34,opt,name=user,proto3" json:"user,omitempty"`
 	EndCustomer string `protobuf:"bytes,35,opt,name=end_customer,json=endCustomer,proto3" json:"end_customer,omitempty"`
 	Environment string `protobuf:"bytes,36,opt,name=environment,proto3" json:"environment,omitempty"`
 	// At most 32 pairs of at most 256 bytes.
 	Tags map[string]string `protobuf:"bytes,37,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// on_demand, spot or reserved: which price of the instance holds.
+	PurchaseOption string `protobuf:"bytes,38,opt,name=purchase_option,json=purchaseOption,proto3" json:"purchase_option,omitempty"`
 	// allow, block or kill: what a policy decided about the call.
 	DecisionAction string `protobuf:"bytes,40,opt,name=decision_action,json=decisionAction,proto3" json:"decision_action,omitempty"`
 	DecisionPolicy string `protobuf:"bytes,41,opt,name=decision_policy,json=decisionPolicy,proto3" json:"decision_policy,omitempty"`
 	DecisionReason string `protobuf:"bytes,42,opt,name=decision_reason,json=decisionReason,proto3" json:"decision_reason,omitempty"`
 	// The event_id of the event that this one corrects: `tokens`,
-	// `context_tokens` and `estimated` replace those of it, all else stays as it
+	// `context_tokens`, `estimated` and `gpu_us` replace those of it, all else stays as it
 	// was. The new event has an event_id of its own; provider and model must be
 	// the original's. The ledger nets the original by an entry of kind correction.
 	Corrects string `protobuf:"bytes,43,opt,name=corrects,proto3" json:"corrects,omitempty"`
+	// Names what a processor computed the event from; empty for what was reported
+	// from outside. Nothing is ever derived of a derived event.
+	DerivedFrom string `protobuf:"bytes,44,opt,name=derived_from,json=derivedFrom,proto3" json:"derived_from,omitempty"`
 	// Why, for the auditor.
 	CorrectionReason string `protobuf:"bytes,45,opt,name=correction_reason,json=correctionReason,proto3" json:"correction_reason,omitempty"`
 	// Stamped by the edge.
@@ -300,6 +312,20 @@ func (x *UsageEvent) GetProviderCostUsd() string {
 	return ""
 }
 
+func (x *UsageEvent) GetGpuUs() int64 {
+	if x != nil {
+		return x.GpuUs
+	}
+	return 0
+}
+
+func (x *UsageEvent) GetGpuState() string {
+	if x != nil {
+		return x.GpuState
+	}
+	return ""
+}
+
 func (x *UsageEvent) GetTeam() string {
 	if x != nil {
 		return x.Team
@@ -356,6 +382,13 @@ func (x *UsageEvent) GetTags() map[string]string {
 	return nil
 }
 
+func (x *UsageEvent) GetPurchaseOption() string {
+	if x != nil {
+		return x.PurchaseOption
+	}
+	return ""
+}
+
 func (x *UsageEvent) GetDecisionAction() string {
 	if x != nil {
 		return x.DecisionAction
@@ -380,6 +413,13 @@ func (x *UsageEvent) GetDecisionReason() string {
 func (x *UsageEvent) GetCorrects() string {
 	if x != nil {
 		return x.Corrects
+	}
+	return ""
+}
+
+func (x *UsageEvent) GetDerivedFrom() string {
+	if x != nil {
+		return x.DerivedFrom
 	}
 	return ""
 }
@@ -997,7 +1037,7 @@ var File_tallystick_v1_event_proto protoreflect.FileDescriptor
 
 const file_tallystick_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x19tallystick/v1/event.proto\x12\rtallystick.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\v\n" +
+	"\x19tallystick/v1/event.proto\x12\rtallystick.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdd\f\n" +
 	"\n" +
 	"UsageEvent\x12\x19\n" +
 	"\bevent_id\x18\x01 \x01(\tR\aeventId\x12\x1b\n" +
@@ -1028,7 +1068,9 @@ const file_tallystick_v1_event_proto_rawDesc = "" +
 	"\bstreamed\x18\x18 \x01(\bR\bstreamed\x12\x1c\n" +
 	"\testimated\x18\x19 \x01(\bR\testimated\x12.\n" +
 	"\x13provider_request_id\x18\x1a \x01(\tR\x11providerRequestId\x12*\n" +
-	"\x11provider_cost_usd\x18\x1b \x01(\tR\x0fproviderCostUsd\x12\x12\n" +
+	"\x11provider_cost_usd\x18\x1b \x01(\tR\x0fproviderCostUsd\x12\x15\n" +
+	"\x06gpu_us\x18\x1c \x01(\x03R\x05gpuUs\x12\x1b\n" +
+	"\tgpu_state\x18\x1d \x01(\tR\bgpuState\x12\x12\n" +
 	"\x04team\x18\x1e \x01(\tR\x04team\x12\x18\n" +
 	"\aservice\x18\x1f \x01(\tR\aservice\x12\x18\n" +
 	"\afeature\x18  \x01(\tR\afeature\x12\x14\n" +
@@ -1037,10 +1079,12 @@ const file_tallystick_v1_event_proto_rawDesc = "" +
 	"\fend_customer\x18# \x01(\tR\vendCustomer\x12 \n" +
 	"\venvironment\x18$ \x01(\tR\venvironment\x127\n" +
 	"\x04tags\x18% \x03(\v2#.tallystick.v1.UsageEvent.TagsEntryR\x04tags\x12'\n" +
+	"\x0fpurchase_option\x18& \x01(\tR\x0epurchaseOption\x12'\n" +
 	"\x0fdecision_action\x18( \x01(\tR\x0edecisionAction\x12'\n" +
 	"\x0fdecision_policy\x18) \x01(\tR\x0edecisionPolicy\x12'\n" +
 	"\x0fdecision_reason\x18* \x01(\tR\x0edecisionReason\x12\x1a\n" +
-	"\bcorrects\x18+ \x01(\tR\bcorrects\x12+\n" +
+	"\bcorrects\x18+ \x01(\tR\bcorrects\x12!\n" +
+	"\fderived_from\x18, \x01(\tR\vderivedFrom\x12+\n" +
 	"\x11correction_reason\x18- \x01(\tR\x10correctionReason\x12;\n" +
 	"\vreceived_at\x182 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"receivedAt\x12\x1f\n" +
@@ -1052,7 +1096,7 @@ const file_tallystick_v1_event_proto_rawDesc = "" +
 	"sealedTags\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b,\x10-\"\xcc\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcc\x02\n" +
 	"\vTokenCounts\x12\x14\n" +
 	"\x05input\x18\x01 \x01(\x03R\x05input\x12\x1d\n" +
 	"\n" +
