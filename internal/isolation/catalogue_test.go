@@ -24,6 +24,8 @@ var noTenant = map[string]struct {
 	"ledger.recovery":             {"partitions that are being recovered", false},
 	"ledger.confidential_version": {"one number: how often any tenant's setting has changed", false},
 	"processors.checkpoint":       {"how far each partition is in ClickHouse", false},
+	"agent.revocations":           {"one number: how often any agent was revoked", false},
+	"agent.pepper":                {"when the peppers of agents' secrets were first seen; the same for all tenants", false},
 }
 
 // definers are the functions that run with their owner's rights, each with its
@@ -33,6 +35,7 @@ var definers = map[string]string{
 	"sec.tenants":               "reads the key that verifies the context",
 	"sec.check_inserted":        "asks sec.tenants for the writer",
 	"ledger.count_confidential": "adds one to a number that nobody may write",
+	"agent.count_revoked":       "adds one to a number that nobody may write",
 }
 
 const (

@@ -1011,7 +1011,7 @@ func (x *Challenge) GetServerTime() *timestamppb.Timestamp {
 // "tallystick agent hello v1", the challenge's nonce, the TLS exporter of the
 // connection (RFC 9266, label "EXPORTER-Channel-Binding", 32 bytes; on a
 // plaintext loopback listener 32 zero bytes), and the fields below in the order
-// of their numbers: strings as UTF-8, integers as 8 bytes, big endian.
+// of their numbers: strings as UTF-8, integers as 8 bytes, big endian (their length before them like all).
 type HelloProof struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1.
@@ -1340,7 +1340,7 @@ func (x *Ack) GetSeq() int64 {
 	return 0
 }
 
-// Refusal says that a frame was not taken, and counted as refused.
+// Refusal says that a frame, or some of its samples, was not taken. It is counted.
 type Refusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ProducerEpoch int64                  `protobuf:"varint,1,opt,name=producer_epoch,json=producerEpoch,proto3" json:"producer_epoch,omitempty"`
@@ -1353,9 +1353,12 @@ type Refusal struct {
 	Code         string `protobuf:"bytes,3,opt,name=code,proto3" json:"code,omitempty"`
 	RetryAfterMs int32  `protobuf:"varint,4,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
 	// Which rule, such as "stream_rate", "tenant_rate" or "samples[3].host: required".
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Of INVALID_ARGUMENT: how many samples were refused, for ever. The others of
+	// the frame are taken, and acknowledged with it.
+	RefusedSamples int32 `protobuf:"varint,6,opt,name=refused_samples,json=refusedSamples,proto3" json:"refused_samples,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Refusal) Reset() {
@@ -1421,6 +1424,13 @@ func (x *Refusal) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Refusal) GetRefusedSamples() int32 {
+	if x != nil {
+		return x.RefusedSamples
+	}
+	return 0
 }
 
 // Heartbeat tells what the agent has done since it began its epoch. All counts
@@ -2137,13 +2147,14 @@ const file_tallystick_v1_telemetry_proto_rawDesc = "" +
 	" \x03(\v2\x18.tallystick.v1.GpuSampleR\asamples\">\n" +
 	"\x03Ack\x12%\n" +
 	"\x0eproducer_epoch\x18\x01 \x01(\x03R\rproducerEpoch\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x03R\x03seq\"\x94\x01\n" +
+	"\x03seq\x18\x02 \x01(\x03R\x03seq\"\xbd\x01\n" +
 	"\aRefusal\x12%\n" +
 	"\x0eproducer_epoch\x18\x01 \x01(\x03R\rproducerEpoch\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x03R\x03seq\x12\x12\n" +
 	"\x04code\x18\x03 \x01(\tR\x04code\x12$\n" +
 	"\x0eretry_after_ms\x18\x04 \x01(\x05R\fretryAfterMs\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xa0\x04\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12'\n" +
+	"\x0frefused_samples\x18\x06 \x01(\x05R\x0erefusedSamples\"\xa0\x04\n" +
 	"\tHeartbeat\x12%\n" +
 	"\x0eproducer_epoch\x18\x01 \x01(\x03R\rproducerEpoch\x123\n" +
 	"\asent_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\x12'\n" +
