@@ -34,6 +34,11 @@ type Options struct {
 	// Key seals what lies on disk; nil leaves it plain. A folder keeps to what it
 	// was begun with: see [ErrKey].
 	Key *[KeyBytes]byte
+	// SyncLate has an append return when its records are written, while they are
+	// fsync'd at once behind it: kill -9 loses nothing, a power cut or a crash of the
+	// kernel what was appended during the newest fsync, mostly below a millisecond and
+	// at worst as long as the disk took. The default waits for the fsync.
+	SyncLate bool
 	// Log hears of cut tails and failed writes, never of records. Default: nobody.
 	Log *slog.Logger
 	// Now is the clock that ages are taken from; default time.Now.

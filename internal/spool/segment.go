@@ -244,12 +244,12 @@ type found struct {
 
 // openSegment reads and checks a whole file. It returns no segment for a newest
 // file that a crash left without a header.
-func openSegment(path string, key *[KeyBytes]byte, newest bool) (*segment, found, error) {
+func openSegment(path string, key *[KeyBytes]byte, newest, late bool) (*segment, found, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, found{}, fmt.Errorf("spool: %w", err)
 	}
-	seg, seen, err := scanSegment(f, key, newest)
+	seg, seen, err := scanSegment(f, key, newest, late)
 	if seg == nil || err != nil {
 		f.Close()
 		return nil, found{}, err
@@ -265,8 +265,9 @@ func openSegment(path string, key *[KeyBytes]byte, newest bool) (*segment, found
 // scanSegment checks header and frames of r. Only the newest segment may end
 // with something that is no frame, and only where no whole frame comes after
 // it: one write is in flight at a time, so what follows a torn write was never
-// durable, and a whole frame behind damage says that it is no torn write.
-func scanSegment(r io.ReadSeeker, key *[KeyBytes]byte, newest bool) (*segment, found, error) {
+// durable, and a whole frame behind damage says that it is no torn write. late says
+// that several may have been: a power cut leaves any of them.
+func scanSegment(r io.ReadSeeker, key *[KeyBytes]byte, newest, late bool) (*segment, found, error) {
 	name := "segment"
 	if f, ok := r.(*os.File); ok {
 		name = filepath.Base(f.Name())
@@ -299,7 +300,7 @@ func scanSegment(r io.ReadSeeker, key *[KeyBytes]byte, newest bool) (*segment, f
 		if errors.Is(err, ErrKey) {
 			return nil, found{}, fmt.Errorf("%w: %s", err, name)
 		}
-		if !newest || seg.holdsFrame(b, seg.size+1) {
+		if !newest || !late && seg.holdsFrame(b, seg.size+1) {
 			return nil, found{}, fmt.Errorf("%w: %s at byte %d: %w", ErrCorrupt, name, seg.size, err)
 		}
 		seen.torn = int64(len(b)) - seg.size

@@ -6,7 +6,8 @@
 //
 //   - What [Spool.Append] returned without an error survives kill -9 and a power
 //     cut: the records were fsync'd before it returned. Appends that wait at the
-//     same time share one write and one fsync.
+//     same time share one write and one fsync. With [Options.SyncLate] the fsync
+//     comes behind it, and a power cut takes what was appended meanwhile.
 //   - Records come out in the order of their sequence numbers, without a gap,
 //     until they are acknowledged ([Spool.Ack]). A record may come out again
 //     after a crash: what reads a spool delivers at least once.
@@ -47,6 +48,8 @@ type Spool struct {
 	wake    chan struct{} // capacity 1: there is a group to write
 	stop    chan struct{}
 	stopped chan struct{} // closed when the writer has ended
+	dirty   chan struct{} // capacity 1: with SyncLate, there is something to fsync
+	synced  chan struct{} // closed when nothing is left to fsync and nobody will
 
 	// mu protects what follows. It is never held during I/O.
 	mu       sync.Mutex
@@ -128,12 +131,18 @@ func Open(dir string, opts Options) (*Spool, error) {
 	s := &Spool{
 		dir: dir, opts: opts, lock: lock,
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
+		dirty: make(chan struct{}, 1), synced: make(chan struct{}),
 		pending: newGroup(nil),
 	}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, s.closeFiles())
 	}
 	go s.write()
+	if opts.SyncLate {
+		go s.syncLate()
+	} else {
+		close(s.synced)
+	}
 	return s, nil
 }
 
@@ -163,7 +172,7 @@ func (s *Spool) load() error {
 // nothing of use at all, and then it is removed.
 func (s *Spool) loadSegment(name string, newest bool) error {
 	path := filepath.Join(s.dir, name)
-	seg, found, err := openSegment(path, s.opts.Key, newest)
+	seg, found, err := openSegment(path, s.opts.Key, newest, s.opts.SyncLate)
 	if err != nil {
 		return err
 	}
@@ -425,12 +434,14 @@ func (s *Spool) Close() error {
 	if s.closed {
 		s.mu.Unlock()
 		<-s.stopped
+		<-s.synced
 		return nil
 	}
 	s.closed = true
 	s.mu.Unlock()
 	close(s.stop)
 	<-s.stopped
+	<-s.synced
 	return errors.Join(s.cursor.sync(s.opts.disk), s.closeFiles())
 }
 

@@ -61,11 +61,17 @@ func (s *Spool) commit(g *group) error {
 	frame := seg.frame(g.buf, first, g.count, ms)
 	g.buf = frame
 	err = s.opts.disk.WriteAt(seg.f, frame, seg.size)
-	if err == nil {
+	if err == nil && !s.opts.SyncLate {
 		err = s.opts.disk.Sync(seg.f)
 	}
 	if err != nil {
 		return s.failed(seg, err)
+	}
+	if s.opts.SyncLate {
+		select {
+		case s.dirty <- struct{}{}:
+		default:
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,18 +88,26 @@ func (s *Spool) commit(g *group) error {
 // open before this process is never written again: its frames' nonces are used.
 func (s *Spool) active() (*segment, error) {
 	s.mu.Lock()
-	var seg *segment
+	var seg, full *segment
 	if n := len(s.segments); n > 0 && s.segments[n-1].active {
 		seg = s.segments[n-1]
 	}
 	last := s.last
 	if seg != nil && seg.size >= s.opts.SegmentBytes {
-		seg.active = false
-		seg = nil
+		seg, full = nil, seg
 	}
 	s.mu.Unlock()
 	if seg != nil {
 		return seg, nil
+	}
+	if full != nil {
+		// What the next segment holds must not outlive what came before it.
+		if err := s.sync(full); err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		full.active = false
+		s.mu.Unlock()
 	}
 	seg, err := createSegment(s.dir, s.root, last+1, s.epoch, s.opts.Key, s.opts.Now().UnixMilli(), s.opts.disk)
 	if err != nil {
@@ -104,6 +118,50 @@ func (s *Spool) active() (*segment, error) {
 	s.segments = append(s.segments, seg)
 	s.bytes += segmentHeaderBytes
 	return seg, nil
+}
+
+// sync makes durable what was written late. It does nothing without SyncLate.
+func (s *Spool) sync(seg *segment) error {
+	if !s.opts.SyncLate {
+		return nil
+	}
+	s.files.RLock() // nobody may close it meanwhile
+	defer s.files.RUnlock()
+	s.mu.Lock()
+	gone := len(s.segments) == 0 || s.segments[len(s.segments)-1] != seg
+	s.mu.Unlock()
+	if gone {
+		return nil
+	}
+	return s.opts.disk.Sync(seg.f)
+}
+
+// syncLate is the one goroutine that fsyncs behind the writer. When the disk fails,
+// what was promised may not hold: the spool takes nothing more.
+func (s *Spool) syncLate() {
+	defer close(s.synced)
+	for last := false; !last; {
+		select {
+		case <-s.dirty:
+		case <-s.stopped:
+			last = true
+		}
+		s.mu.Lock()
+		var seg *segment
+		if n := len(s.segments); n > 0 && s.segments[n-1].active {
+			seg = s.segments[n-1]
+		}
+		s.mu.Unlock()
+		if seg == nil {
+			continue
+		}
+		if err := s.sync(seg); err != nil {
+			s.mu.Lock()
+			s.broken = fmt.Errorf("%w: fsync: %w", ErrBroken, err)
+			s.mu.Unlock()
+			s.opts.Log.Error("spool: broken", "err", err)
+		}
+	}
 }
 
 // failed takes back what a failed write may have left, so that only its own
