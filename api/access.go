@@ -67,6 +67,18 @@ var access = map[string]rule{
 	pb.PriceService_StartRerate_FullMethodName: {scope: authn.Admin, audited: true},
 	pb.PriceService_GetRerate_FullMethodName:   {scope: authn.Read},
 
+	pb.ProviderService_AddProviderKey_FullMethodName:    {scope: authn.Admin, audited: true},
+	pb.ProviderService_ListProviderKeys_FullMethodName:  {scope: authn.Admin},
+	pb.ProviderService_RotateProviderKey_FullMethodName: {scope: authn.Admin, audited: true},
+	pb.ProviderService_RevokeProviderKey_FullMethodName: {scope: authn.Admin, audited: true},
+	pb.ProviderService_ThrowKillSwitch_FullMethodName:   {scope: authn.Admin, audited: true},
+	pb.ProviderService_ListKillSwitches_FullMethodName:  {scope: authn.Read},
+	pb.ProviderService_LiftKillSwitch_FullMethodName:    {scope: authn.Admin, audited: true},
+	pb.ProviderService_SetKeyLimit_FullMethodName:       {scope: authn.Admin, audited: true},
+	pb.ProviderService_ListKeyLimits_FullMethodName:     {scope: authn.Read},
+	pb.ProviderService_SetSpendCap_FullMethodName:       {scope: authn.Admin, audited: true},
+	pb.ProviderService_ListSpendCaps_FullMethodName:     {scope: authn.Read},
+
 	pb.CheckpointService_GetCheckpoint_FullMethodName:       {scope: authn.Read},
 	pb.CheckpointService_ListCheckpoints_FullMethodName:     {scope: authn.Read},
 	pb.CheckpointService_GetInclusionProof_FullMethodName:   {scope: authn.Read},

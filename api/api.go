@@ -133,6 +133,8 @@ type Deps struct {
 	Pipeline  Pipeline
 	Tokens    Tokens
 	Secrets   Secrets
+	// Providers is what tenants let the proxy do.
+	Providers Providers
 	AuditLog  AuditLog
 	// AuditExporter makes what AuditLog has into files.
 	AuditExporter AuditExporter
@@ -225,6 +227,7 @@ func (s *Server) register(r grpc.ServiceRegistrar) {
 	pb.RegisterPriceServiceServer(r, &priceService{s: s})
 	pb.RegisterKeyServiceServer(r, &keyService{s: s})
 	pb.RegisterAccessServiceServer(r, &accessService{s: s})
+	pb.RegisterProviderServiceServer(r, &providerService{s: s})
 	pb.RegisterAuditServiceServer(r, &auditService{s: s})
 	pb.RegisterCheckpointServiceServer(r, &checkpointService{s: s})
 }

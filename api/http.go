@@ -72,6 +72,7 @@ func (s *Server) gateway() (http.Handler, error) {
 		pb.RegisterPriceServiceHandlerClient(ctx, mux, pb.NewPriceServiceClient(conn)),
 		pb.RegisterKeyServiceHandlerClient(ctx, mux, pb.NewKeyServiceClient(conn)),
 		pb.RegisterAccessServiceHandlerClient(ctx, mux, pb.NewAccessServiceClient(conn)),
+		pb.RegisterProviderServiceHandlerClient(ctx, mux, pb.NewProviderServiceClient(conn)),
 		pb.RegisterAuditServiceHandlerClient(ctx, mux, pb.NewAuditServiceClient(conn)),
 		pb.RegisterCheckpointServiceHandlerClient(ctx, mux, pb.NewCheckpointServiceClient(conn)),
 	)

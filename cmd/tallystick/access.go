@@ -15,6 +15,7 @@ import (
 	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/postgres"
+	"github.com/tallystick/tallystick/internal/provider"
 	"github.com/tallystick/tallystick/internal/secrets"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/transport"
@@ -37,6 +38,7 @@ type access struct {
 	tokens   *authn.Tokens
 	cache    *authn.Cache
 	secrets  *secrets.Store
+	gate     *provider.Gate // what tenants let the proxy do
 	log      *audit.Log
 	recorder *audit.Recorder
 }
@@ -58,6 +60,8 @@ func (a *app) openAccess(db *postgres.DB) error {
 	x.auth = authn.NewAudited(authn.First{admin, x.cache}, x.recorder)
 	a.start("audit", x.recorder.Run)
 	a.start("secrets", a.sweepSecrets)
+	x.gate = provider.NewGate(db, a.ring, x.recorder, a.log)
+	a.start("providers", x.gate.Run)
 	return nil
 }
 

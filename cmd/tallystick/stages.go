@@ -149,6 +149,7 @@ func (a *app) apiDeps() api.Deps {
 	}
 	if a.cfg.Target.Runs(config.TargetAPI) {
 		d.Tokens, d.Secrets = tokenStore{a.access.tokens, a.access.cache}, a.access.secrets
+		d.Providers = a.providerStore()
 		d.AuditLog, d.AuditExporter = a.access.log, auditExporter{a.access.log}
 		d.Rerates = api.NewPostgresRerates(a.appDB, a.ring)
 		d.Keys = a.ring

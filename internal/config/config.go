@@ -94,6 +94,7 @@ type Config struct {
 	KMS         KMS         `koanf:"kms"`
 	Keys        KeyAges     `koanf:"keys"`
 	Limits      Limits      `koanf:"limits"`
+	Providers   Providers   `koanf:"providers"`
 	Log         Log         `koanf:"log"`
 }
 

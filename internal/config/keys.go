@@ -96,6 +96,7 @@ var keys = []key{
 	{"keys.checkpoint_days", number, DefaultProvingDays, false, "age at which the keys that sign checkpoints change (0: never)"},
 	{"keys.audit_days", number, DefaultProvingDays, false, "age at which the keys of the audit log change (0: never)"},
 	{"keys.sealing_days", number, DefaultSealingDays, false, "age at which sealing keys change (0: never)"},
+	{"providers.private_networks", yesNo, false, false, "let provider keys go to base URLs in private networks and on this machine, and by http"},
 	{"limits.in_flight", number, DefaultInFlight, false, "ingest requests worked on at once; more get 503"},
 	{"limits.in_flight_bytes", number, DefaultInFlightBytes, false, "bytes of their bodies"},
 	{"ledger.recover", yesNo, false, false, "after a restore: replay partitions that are below their published checkpoints, in place of halting"},

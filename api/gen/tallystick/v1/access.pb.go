@@ -544,6 +544,8 @@ type Secret struct {
 	// Until when the value before the newest is live; left out when there is none.
 	PreviousUntil *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=previous_until,json=previousUntil,proto3" json:"previous_until,omitempty"`
 	RevokedAt     *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
+	// The tenant's sealing keys are destroyed: nobody can read the value again.
+	Destroyed     bool `protobuf:"varint,13,opt,name=destroyed,proto3" json:"destroyed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -660,6 +662,13 @@ func (x *Secret) GetRevokedAt() *timestamppb.Timestamp {
 		return x.RevokedAt
 	}
 	return nil
+}
+
+func (x *Secret) GetDestroyed() bool {
+	if x != nil {
+		return x.Destroyed
+	}
+	return false
 }
 
 type ListSecretsRequest struct {
@@ -1080,7 +1089,7 @@ const file_tallystick_v1_access_proto_rawDesc = "" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x04 \x01(\tR\x05value\"\xe8\x03\n" +
+	"\x05value\x18\x04 \x01(\tR\x05value\"\x86\x04\n" +
 	"\x06Secret\x12\x1b\n" +
 	"\tsecret_id\x18\x01 \x01(\tR\bsecretId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x12\n" +
@@ -1098,7 +1107,8 @@ const file_tallystick_v1_access_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\brotateBy\x12A\n" +
 	"\x0eprevious_until\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\rpreviousUntil\x129\n" +
 	"\n" +
-	"revoked_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\"m\n" +
+	"revoked_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12\x1c\n" +
+	"\tdestroyed\x18\r \x01(\bR\tdestroyed\"m\n" +
 	"\x12ListSecretsRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
