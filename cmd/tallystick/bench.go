@@ -32,7 +32,8 @@ var benchOrder = []string{"e2e", "e2e_vs_copy", "ledger", "ledger_vs_copy", "led
 
 // benchFurther is the line before it: figures that the design bounds, too.
 var benchFurther = []string{"ledger2_vs_copy", "consume3_vs_poll", "consume5_vs_poll", "clickhouse_vs_append", "clickhouse_vs_engine",
-	"state_update_ns", "hop5_ns"}
+	"state_update_ns", "hop5_ns", "proxy_vs_bare", "proxy_p50_us", "proxy_p99_us", "proxy_p50_vs_bare", "proxy_p99_vs_bare",
+	"proxy_ttfb_us", "proxy_idle_mib"}
 
 func newBenchCommand() *cobra.Command {
 	r := &benchRun{figures: map[string]string{}}
@@ -46,7 +47,7 @@ func newBenchCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&r.short, "short", false, "a few seconds each: shows that it runs, not how fast")
-	cmd.Flags().StringVar(&r.only, "only", "", "measure only this: ledger (with verify), ingest, kafka (with processors), clickhouse or e2e")
+	cmd.Flags().StringVar(&r.only, "only", "", "measure only this: ledger (with verify), ingest, kafka (with processors), clickhouse, proxy or e2e")
 	return cmd
 }
 
@@ -66,7 +67,7 @@ func (r *benchRun) run(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"ledger", r.benchLedger}, {"ingest", r.benchIngest}, {"kafka", r.benchKafka},
-		{"clickhouse", r.benchClickHouse}, {"e2e", r.benchE2E},
+		{"clickhouse", r.benchClickHouse}, {"proxy", r.benchProxy}, {"e2e", r.benchE2E},
 	} {
 		if r.only != "" && r.only != b.name {
 			continue

@@ -101,7 +101,7 @@ func (x *exchange) keep(ev *event.Event) error {
 	x.p.done.Add(1)
 	ev.ProducerSeq = x.p.seq.Add(1)
 	if x.held != nil {
-		x.held.Settle(x.cost, x.priced || ev.Tokens.Total() == 0)
+		x.held.Settle(ev.Tokens.Total(), x.cost, x.priced || ev.Tokens.Total() == 0)
 	}
 	err := x.p.submit(x.r.Context(), x.who, x.events[:])
 	if err != nil {

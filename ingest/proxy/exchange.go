@@ -204,7 +204,11 @@ func (x *exchange) admit() *refusal {
 		}
 	}
 	if p.Limits != nil {
-		if wait, policy := p.Limits.Take(&x.call); wait > 0 {
+		wait, policy, err := p.Limits.Take(ctx, &x.call)
+		if err != nil {
+			return unknown("the credential's limits cannot be told now", err)
+		}
+		if wait > 0 {
 			return &refusal{code: http.StatusTooManyRequests, kind: "rate_limit", status: event.StatusBlocked,
 				text: "the credential's rate limit is reached", policy: policy, reason: "rate limit", wait: wait}
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -29,8 +30,11 @@ func (x *exchange) forward() (aborted bool) {
 	defer cancel(nil)
 	watch := time.AfterFunc(x.p.opts.AnswerTimeout, func() { cancel(errSilent) })
 	defer watch.Stop()
-	req := x.request().WithContext(ctx)
-	resp, err := x.p.parts.Upstream.RoundTrip(req)
+	to, req, err := x.request()
+	var resp *http.Response
+	if err == nil {
+		resp, err = to.RoundTrip(req.WithContext(ctx))
+	}
 	x.free()
 	if err != nil {
 		return x.refuse(x.noAnswer(ctx, err))
@@ -40,9 +44,20 @@ func (x *exchange) forward() (aborted bool) {
 	return x.answer(resp, watch)
 }
 
-// request is what goes upstream. The body is handed over with it.
-func (x *exchange) request() *http.Request {
-	u := x.to.url(x.query)
+// errForeign: a tenant has set a base, and nothing is there to judge it.
+var errForeign = errors.New("proxy: bases of tenants are not served")
+
+// request is what goes upstream, and by whom. The body is handed over with it.
+func (x *exchange) request() (http.RoundTripper, *http.Request, error) {
+	to, base := x.p.parts.Upstream, &x.to.up.base
+	if x.key.Base != "" {
+		var err error
+		if base, err = url.Parse(x.key.Base); err != nil || x.p.parts.Foreign == nil {
+			return nil, nil, errForeign
+		}
+		to = x.p.parts.Foreign
+	}
+	u := x.to.url(*base, x.query)
 	req := &http.Request{
 		Method: x.r.Method, URL: u, Host: u.Host, Header: upstreamHeaders(x.r.Header, x.dropped),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -56,7 +71,7 @@ func (x *exchange) request() *http.Request {
 		req.ContentLength, req.Body = int64(len(x.body.b)), &sent{buf: x.body}
 		x.body = nil
 	}
-	return req
+	return to, req, nil
 }
 
 // noAnswer says what became of a call that the provider did not answer.
@@ -68,7 +83,7 @@ func (x *exchange) noAnswer(ctx context.Context, err error) *refusal {
 		no = &refusal{code: http.StatusGatewayTimeout, kind: "upstream_timeout", text: "the provider did not answer in time", sent: true}
 	case x.r.Context().Err() != nil:
 		no = &refusal{code: statusClientGone, kind: "client_gone", text: "the client has gone", status: "cancelled", sent: true}
-	case errors.As(err, &op) && op.Op == "dial":
+	case errors.Is(err, errForeign), errors.As(err, &op) && op.Op == "dial":
 	default:
 		no.sent, no.text = true, "the connection to the provider broke"
 	}

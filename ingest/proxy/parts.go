@@ -48,6 +48,9 @@ type ProviderKey struct {
 	ID string
 	// Secret is the key itself.
 	Secret string
+	// Base is where the tenant has its provider; "" is the provider's own. Whoever
+	// set it has checked it, and Parts.Foreign judges what it resolves to.
+	Base string
 }
 
 // String hides the key.
@@ -80,8 +83,9 @@ type Switch interface {
 // answers from memory.
 type Limits interface {
 	// Take counts the call. A positive wait refuses it: the client gets 429 and is
-	// told to come again after it. policy names the limit.
-	Take(c *Call) (wait time.Duration, policy string)
+	// told to come again after it. policy names the limit. An error means that
+	// nobody can tell now (503).
+	Take(ctx context.Context, c *Call) (wait time.Duration, policy string, err error)
 }
 
 // Budgets keep calls within budgets that are reserved from before a call and
@@ -95,9 +99,9 @@ type Budgets interface {
 
 // Reservation is what was set aside for one call.
 type Reservation interface {
-	// Settle replaces the estimate with the cost, once; known is false where the
-	// call could not be priced. It does not wait for a store.
-	Settle(cost money.Pico, known bool)
+	// Settle replaces the estimate with what the call used, once; known is false where
+	// it could not be priced. It does not wait for a store.
+	Settle(tokens int64, cost money.Pico, known bool)
 	// Remaining is what the tightest budget of the call has left after it; ok is
 	// false when there is no budget.
 	Remaining() (left money.Pico, ok bool)

@@ -245,9 +245,9 @@ func native(first, path string, h http.Header) string {
 	}
 }
 
-// url is the address of the target. query is the client's, without our token.
-func (t *target) url(query string) *url.URL {
-	u := t.up.base
+// url is the address of the target below base. query is the client's, without our
+// token.
+func (t *target) url(u url.URL, query string) *url.URL {
 	if t.up.open {
 		u.Host = strings.Replace(u.Host, "place", t.place, 1)
 	}

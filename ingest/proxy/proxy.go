@@ -56,8 +56,10 @@ type Parts struct {
 	Pricer   Pricer
 	// Digester computes digests for Capture; nil exactly when Capture is.
 	Digester Digester
-	// Upstream sends requests; nil is NewUpstream's.
-	Upstream http.RoundTripper
+	// Upstream sends requests to the providers of Options, Foreign those to a base
+	// that a tenant set; it must refuse addresses that are not for tenants. nil is
+	// NewUpstream's, and nowhere.
+	Upstream, Foreign http.RoundTripper
 }
 
 // Proxy is an http.Handler. Make one with New; all methods may be called from

@@ -210,16 +210,18 @@ type policy struct {
 func (p *policy) Killed(context.Context, *proxy.Call) (policy, reason string, killed bool, err error) {
 	return "kill-all", "incident 7", p.killed, p.err
 }
-func (p *policy) Take(*proxy.Call) (time.Duration, string) { return p.wait, "60 a minute" }
-func (p *policy) Full() bool                               { return p.full }
+func (p *policy) Take(context.Context, *proxy.Call) (time.Duration, string, error) {
+	return p.wait, "60 a minute", nil
+}
+func (p *policy) Full() bool { return p.full }
 func (p *policy) Reserve(context.Context, *proxy.Call, money.Pico) (proxy.Reservation, error) {
 	if p.over {
 		return nil, proxy.ErrOverBudget
 	}
 	return p, nil
 }
-func (p *policy) Settle(cost money.Pico, _ bool) { p.cost = cost; p.left -= cost }
-func (p *policy) Remaining() (money.Pico, bool)  { return p.left, true }
+func (p *policy) Settle(_ int64, cost money.Pico, _ bool) { p.cost = cost; p.left -= cost }
+func (p *policy) Remaining() (money.Pico, bool)           { return p.left, true }
 
 // Calls that are not forwarded have the answer and the one event that the design gives.
 func TestRefusals(t *testing.T) {
