@@ -70,6 +70,7 @@ const (
 	TargetLedger     Target = "ledger"
 	TargetProcessors Target = "processors"
 	TargetAPI        Target = "api"
+	TargetProxy      Target = "proxy"
 )
 
 // Runs reports whether a process of target t runs the given stage.
@@ -95,7 +96,36 @@ type Config struct {
 	Keys        KeyAges     `koanf:"keys"`
 	Limits      Limits      `koanf:"limits"`
 	Providers   Providers   `koanf:"providers"`
+	Bedrock     Bedrock     `koanf:"bedrock"`
+	Proxy       Proxy       `koanf:"proxy"`
 	Log         Log         `koanf:"log"`
+}
+
+// Bedrock is how tenants' invocation logs are read.
+type Bedrock struct {
+	Directory       string `koanf:"directory"` // "": no connection may name one
+	IntervalSeconds int    `koanf:"interval_seconds"`
+}
+
+// Proxy is the metering proxy.
+type Proxy struct {
+	Listen       string   `koanf:"listen"`    // "": not served
+	Upstreams    []string `koanf:"upstreams"` // "NAME=URL" each, see ingest/proxy.ParseProvider
+	FailOpen     bool     `koanf:"fail_open"`
+	PowerSafe    bool     `koanf:"power_safe"`
+	Digests      bool     `koanf:"digests"`
+	SpoolDir     string   `koanf:"spool_dir"` // "" is below the data directory
+	SpoolBytes   int64    `koanf:"spool_bytes"`
+	MaxBodyBytes int64    `koanf:"max_body_bytes"`
+	MaxCalls     int64    `koanf:"max_calls"`
+}
+
+// ProxySpool is the folder of what the proxy has metered and Kafka has not yet.
+func (c *Config) ProxySpool() string {
+	if c.Proxy.SpoolDir != "" {
+		return c.Proxy.SpoolDir
+	}
+	return filepath.Join(c.DataDir, "proxy-spool")
 }
 
 // Listener is one address to serve on.

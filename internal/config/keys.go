@@ -26,6 +26,12 @@ const (
 	// DefaultName begins origins where an installation has no name.
 	DefaultName              = "tallystick.local"
 	DefaultCheckpointSeconds = 10
+	DefaultBedrockSeconds    = 60
+	// Of the proxy.
+	DefaultProxyListen  = "127.0.0.1:8323"
+	DefaultSpoolBytes   = 1 << 30
+	DefaultMaxBodyBytes = 32 << 20
+	DefaultMaxCalls     = 20_000
 )
 
 // form is how a value is written.
@@ -50,7 +56,7 @@ type key struct {
 
 // keys is every setting there is, in the order of the help text.
 var keys = []key{
-	{"target", text, "all", false, "stages to run: all, ingest, ledger, processors or api"},
+	{"target", text, "all", false, "stages to run: all, ingest, ledger, processors, api or proxy"},
 	{"data_dir", text, "", false, "directory of the embedded engines' data and the keys (default: the XDG data directory)"},
 	{"name", text, DefaultName, false, "the installation's name: begins the origin of every signed checkpoint, and stays for ever"},
 	{"http.listen", text, DefaultHTTPListen, false, "address of REST, the ingest API and the page"},
@@ -103,6 +109,17 @@ var keys = []key{
 	{"checkpoints.dir", text, "", false, "append-only directory of signed checkpoints (default: checkpoints in the data directory)"},
 	{"checkpoints.interval_seconds", number, DefaultCheckpointSeconds, false, "how often new entries are signed"},
 	{"checkpoints.witnesses", list, []string{}, false, "witnesses that cosign checkpoints, each \"VKEY URL\""},
+	{"bedrock.directory", text, "", false, "directory of Bedrock invocation logs that connections may name folders of (default: none may)"},
+	{"bedrock.interval_seconds", number, DefaultBedrockSeconds, false, "pause between two readings of a connection to Bedrock logs"},
+	{"proxy.listen", text, DefaultProxyListen, false, "address of the metering proxy (empty: not served)"},
+	{"proxy.upstreams", list, []string{}, false, "providers beside the known ones, or elsewhere: each \"NAME=URL [auth=bearer|x-api-key|x-goog-api-key|api-key] [like=HOST]\""},
+	{"proxy.fail_open", yesNo, false, false, "forward calls while the spool is full; what is missing then is summed up in the ledger"},
+	{"proxy.power_safe", yesNo, false, false, "end a response only when its usage is fsync'd, in place of written and about to be"},
+	{"proxy.digests", yesNo, false, false, "keep keyed digests of prompts, to find equal ones and those that begin alike"},
+	{"proxy.spool_dir", text, "", false, "folder of usage that is not in Kafka yet (default: proxy-spool in the data directory)"},
+	{"proxy.spool_bytes", number, DefaultSpoolBytes, false, "most that the folder may hold; then calls are refused"},
+	{"proxy.max_body_bytes", number, DefaultMaxBodyBytes, false, "largest request that the proxy forwards"},
+	{"proxy.max_calls", number, DefaultMaxCalls, false, "calls in hand at once; more get 503"},
 	{"log.level", level, slog.LevelInfo, false, "debug, info, warn or error"},
 	{"log.format", text, "text", false, "text or json"},
 }

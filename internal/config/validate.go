@@ -16,6 +16,7 @@ const (
 	minClickHouseByte    = 256 << 20
 	maxInFlight          = 10_000
 	maxCheckpointSeconds = 86_400
+	maxBedrockSeconds    = 86_400
 	minInFlightBytes     = 8 << 20 // one request with the largest body, twice
 )
 
@@ -27,7 +28,7 @@ var topicPrefixForm = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,200}$`)
 // it; a test that builds a Config by hand calls it itself.
 func (c *Config) Validate() error {
 	var p problems
-	targets := []Target{TargetAll, TargetIngest, TargetLedger, TargetProcessors, TargetAPI}
+	targets := []Target{TargetAll, TargetIngest, TargetLedger, TargetProcessors, TargetAPI, TargetProxy}
 	p.want(slices.Contains(targets, c.Target), "target", "%q is not one of %v", c.Target, targets)
 	p.want(filepath.IsAbs(c.DataDir), "data_dir", "%q is not an absolute path; without a home directory it must be set", c.DataDir)
 	c.validateListeners(&p)
@@ -39,6 +40,10 @@ func (c *Config) Validate() error {
 	p.want(cp.Dir == "" || filepath.IsAbs(cp.Dir), "checkpoints.dir", "%q is not an absolute path", cp.Dir)
 	p.want(cp.IntervalSeconds >= 1 && cp.IntervalSeconds <= maxCheckpointSeconds, "checkpoints.interval_seconds",
 		"must be 1 to %d, got %d", maxCheckpointSeconds, cp.IntervalSeconds)
+	p.want(c.Bedrock.IntervalSeconds >= 1 && c.Bedrock.IntervalSeconds <= maxBedrockSeconds, "bedrock.interval_seconds",
+		"must be 1 to %d, got %d", maxBedrockSeconds, c.Bedrock.IntervalSeconds)
+	p.want(c.Bedrock.Directory == "" || filepath.IsAbs(c.Bedrock.Directory), "bedrock.directory", "%q is not an absolute path", c.Bedrock.Directory)
+	c.validateProxy(&p)
 	l := c.Limits
 	p.want(l.InFlight >= 1 && l.InFlight <= maxInFlight, "limits.in_flight", "must be 1 to %d, got %d", maxInFlight, l.InFlight)
 	p.want(l.InFlightBytes >= minInFlightBytes, "limits.in_flight_bytes", "must be at least %d, got %d", minInFlightBytes, l.InFlightBytes)
@@ -59,7 +64,10 @@ func (p *problems) want(ok bool, name, format string, args ...any) {
 func (c *Config) validateListeners(p *problems) {
 	certified := c.TLS.CertFile != ""
 	p.want(certified == (c.TLS.KeyFile != ""), "tls.cert_file", "tls.cert_file and tls.key_file go together")
-	for _, l := range []struct{ name, addr string }{{"http.listen", c.HTTP.Listen}, {"grpc.listen", c.GRPC.Listen}} {
+	for _, l := range []struct{ name, addr string }{{"http.listen", c.HTTP.Listen}, {"grpc.listen", c.GRPC.Listen}, {"proxy.listen", c.Proxy.Listen}} {
+		if l.addr == "" && l.name == "proxy.listen" {
+			continue
+		}
 		host, port, err := net.SplitHostPort(l.addr)
 		n, portErr := strconv.ParseUint(port, 10, 16)
 		if err != nil || portErr != nil {
@@ -70,8 +78,20 @@ func (c *Config) validateListeners(p *problems) {
 			"%q is not loopback and there is no certificate; set tls.cert_file and tls.key_file", l.addr)
 		p.want(certified || c.Embedded(), l.name,
 			"needs tls.cert_file and tls.key_file: only the embedded mode goes without TLS, on loopback")
-		p.want(n == 0 || l.name == "http.listen" || l.addr != c.HTTP.Listen, l.name, "%q is http.listen already", l.addr)
+		p.want(n == 0 || l.name == "http.listen" || l.addr != c.HTTP.Listen && (l.name == "grpc.listen" || l.addr != c.GRPC.Listen), l.name, "%q is http.listen or grpc.listen already", l.addr)
 	}
+}
+
+// minSpoolBytes is a spool of some seconds of calls.
+const minSpoolBytes = 1 << 20
+
+func (c *Config) validateProxy(p *problems) {
+	x := c.Proxy
+	p.want(x.Listen != "" || c.Target != TargetProxy, "proxy.listen", "is needed with target proxy")
+	p.want(x.SpoolDir == "" || filepath.IsAbs(x.SpoolDir), "proxy.spool_dir", "%q is not an absolute path", x.SpoolDir)
+	p.want(x.SpoolBytes >= minSpoolBytes, "proxy.spool_bytes", "must be at least %d, got %d", minSpoolBytes, x.SpoolBytes)
+	p.want(x.MaxBodyBytes >= 1 && x.MaxBodyBytes <= 512<<20, "proxy.max_body_bytes", "must be 1 to %d, got %d", 512<<20, x.MaxBodyBytes)
+	p.want(x.MaxCalls >= 1, "proxy.max_calls", "must be positive, got %d", x.MaxCalls)
 }
 
 func (c *Config) validateKafka(p *problems) {
