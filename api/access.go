@@ -46,6 +46,7 @@ var access = map[string]rule{
 
 	// A package holds audit rows only for who may also see the audit log.
 	pb.EvidenceService_GetEvidence_FullMethodName: {scope: authn.Export, action: "ledger.export"},
+	ledgerExportName: {scope: authn.Export, action: "ledger.export"},
 
 	pb.AdminService_CreateTenants_FullMethodName: {scope: authn.Admin, operator: true, action: "tenant.create"},
 	pb.AdminService_ListTenants_FullMethodName:   {scope: authn.Read},

@@ -136,8 +136,8 @@ type Deps struct {
 	// Providers is what tenants let the proxy do.
 	Providers Providers
 	AuditLog  AuditLog
-	// AuditExporter makes what AuditLog has into files.
-	AuditExporter AuditExporter
+	// AuditExporter and LedgerExporter make logs into files.
+	AuditExporter, LedgerExporter Exporter
 	// Checkpoints are those of both logs.
 	Checkpoints Checkpoints
 	// Serving returns nil when the tenant's ledger may be served, ErrUnavailable

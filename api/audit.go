@@ -3,8 +3,6 @@ package api
 import (
 	"context"
 	"encoding/hex"
-	"io"
-	"net/http"
 	"strconv"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -21,47 +19,6 @@ type AuditLog interface {
 	Head(ctx context.Context, id tenant.ID) (seq int64, chain audit.Hash, err error)
 	// Rows reads up to limit rows from `from` on, or downwards.
 	Rows(ctx context.Context, id tenant.ID, from int64, limit int, descending bool) ([]audit.Row, error)
-}
-
-// AuditExporter writes an audit log as a file that verifies anywhere
-// (docs/ledger-format.md, "The export file").
-type AuditExporter interface {
-	// Export writes events from..to of a tenant, both included; 0 is the first
-	// and the last. ErrNotFound when there are none.
-	Export(ctx context.Context, id tenant.ID, from, to int64, w io.Writer) error
-}
-
-// auditExportPath is where an audit log is downloaded, and its name in the table
-// of access.
-const (
-	auditExportPath = "/v1/audit:export"
-	auditExportName = "GET " + auditExportPath
-)
-
-// exportType is the media type of an export file.
-const exportType = "application/vnd.tallystick.export"
-
-// exportAudit streams an audit log. A download that breaks has no end, which the
-// verifier says.
-func (s *Server) exportAudit(w http.ResponseWriter, r *http.Request) error {
-	if s.deps.AuditExporter == nil {
-		return errUnimplemented
-	}
-	q := r.URL.Query()
-	id, err := auditTenant(r.Context(), &pb.ListAuditEventsRequest{TenantId: q.Get("tenant_id"), Installation: q.Get("installation") == "true"})
-	if err != nil {
-		return err
-	}
-	var limits [2]int64
-	for i, name := range []string{"from_seq", "to_seq"} {
-		if v := q.Get(name); v != "" {
-			if limits[i], err = strconv.ParseInt(v, 10, 64); err != nil || limits[i] < 0 {
-				return invalid(name, "syntax", "must be a number that is not negative")
-			}
-		}
-	}
-	w.Header().Set("Content-Type", exportType)
-	return classifyStore(r.Context(), "export the audit log", s.deps.AuditExporter.Export(r.Context(), id, limits[0], limits[1], w))
 }
 
 // auditService serves tallystick.v1.AuditService.

@@ -36,6 +36,7 @@ func (s *Server) routes() error {
 	s.mux.Handle("/v1/", s.guard(gateway))
 	// The gateway cannot take an id with a slash in it, which an event id may have.
 	s.mux.Handle(auditExportName, s.guardHTTP(auditExportName, s.exportAudit))
+	s.mux.Handle(ledgerExportName, s.guardHTTP(ledgerExportName, s.exportLedger))
 	s.mux.Handle("GET /v1/events/{event_id}", s.guardHTTP(pb.IngestService_GetEvent_FullMethodName, s.serveEvent))
 	s.mux.Handle("GET "+evidencePath, s.guard(http.HandlerFunc(s.serveEvidence)))
 	s.mux.HandleFunc("/healthz", s.healthz)
@@ -185,7 +186,7 @@ func (s *Server) timeout(method string) time.Duration {
 	switch method {
 	case verifyPath, comparePath, pb.LedgerService_VerifyLedger_FullMethodName, pb.LedgerService_CompareLedger_FullMethodName:
 		return s.opts.VerifyTimeout
-	case evidencePath, auditExportPath, pb.EvidenceService_GetEvidence_FullMethodName:
+	case evidencePath, auditExportPath, ledgerExportPath, pb.EvidenceService_GetEvidence_FullMethodName:
 		return maxDownloadTime
 	}
 	return s.opts.RequestTimeout

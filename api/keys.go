@@ -19,6 +19,7 @@ type Keys interface {
 	Epochs(id tenant.ID) ([]keyring.KeyEpoch, error)
 	Rotate(s keyring.Series, ids ...tenant.ID) ([]keyring.KeyEpoch, error)
 	Destroy(id tenant.ID) error
+	Destroyed(id tenant.ID) bool
 	Rewrap() (int, error)
 }
 

@@ -33,7 +33,7 @@ func (a *accessService) AddSecret(ctx context.Context, req *pb.AddSecretRequest)
 		return nil, err
 	}
 	m, err := a.s.deps.Secrets.Add(ctx, principal(ctx), secrets.New{Tenant: id, Kind: req.Kind, Name: req.Name, Value: req.Value})
-	return secretMessage(&m), secretError(ctx, err)
+	return a.secretMessage(&m), secretError(ctx, err)
 }
 
 // ListSecrets pages through a tenant's secrets, masked.
@@ -51,7 +51,7 @@ func (a *accessService) ListSecrets(ctx context.Context, req *pb.ListSecretsRequ
 	}
 	res := &pb.ListSecretsResponse{}
 	for i := range list[:min(size, len(list))] {
-		res.Secrets = append(res.Secrets, secretMessage(&list[i]))
+		res.Secrets = append(res.Secrets, a.secretMessage(&list[i]))
 	}
 	if len(list) > size {
 		res.NextPageToken = a.s.pages.token("secrets/"+string(id), list[size-1].ID)
@@ -66,7 +66,7 @@ func (a *accessService) RotateSecret(ctx context.Context, req *pb.RotateSecretRe
 		return nil, err
 	}
 	m, err := a.s.deps.Secrets.Rotate(ctx, principal(ctx), id, req.SecretId, req.Value)
-	return secretMessage(&m), secretError(ctx, err)
+	return a.secretMessage(&m), secretError(ctx, err)
 }
 
 // RevokeSecret ends a secret.
@@ -111,10 +111,11 @@ func secretError(ctx context.Context, err error) error {
 	return classifyStore(ctx, "secrets", err)
 }
 
-func secretMessage(m *secrets.Secret) *pb.Secret {
+func (a *accessService) secretMessage(m *secrets.Secret) *pb.Secret {
 	return &pb.Secret{
 		SecretId: m.ID, TenantId: string(m.Tenant), Kind: m.Kind, Name: m.Name, Masked: m.Masked, Version: int32(m.Version),
 		CreatedAt: timestamppb.New(m.CreatedAt), CreatedBy: m.CreatedBy, RotatedAt: timestamp(m.RotatedAt), RotateBy: timestamp(m.RotateBy),
 		PreviousUntil: timestamp(m.PreviousUntil), RevokedAt: timestamp(m.RevokedAt),
+		Destroyed: a.s.deps.Keys != nil && a.s.deps.Keys.Destroyed(m.Tenant),
 	}
 }

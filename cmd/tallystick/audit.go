@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -153,11 +152,13 @@ func (f *auditFlags) printEvent(w io.Writer, e *pb.AuditEvent) error {
 	return err
 }
 
-// export writes beside the file and renames: a file under the name asked for is
-// always whole.
+// export writes a file that appears under its name when it is whole and checked.
 func (f *auditFlags) export(ctx context.Context, stderr io.Writer) error {
-	if f.outFile == "" {
+	switch {
+	case f.outFile == "":
 		return usageError("--output is needed")
+	case f.from < 0 || f.to < 0 || f.to > 0 && f.to < f.from:
+		return usageError("--from and --to: not a range")
 	}
 	if _, err := os.Lstat(f.outFile); !errors.Is(err, fs.ErrNotExist) && !f.yes {
 		return &exitError{exitConflict, fmt.Errorf("%s is there already; --yes replaces it", f.outFile)}
@@ -166,26 +167,23 @@ func (f *auditFlags) export(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	out, err := os.CreateTemp(filepath.Dir(f.outFile), ".export-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(out.Name())
 	q := f.of()
 	q.Set("from_seq", strconv.FormatInt(f.from, 10))
 	q.Set("to_seq", strconv.FormatInt(f.to, 10))
-	err = answered(api.Download(ctx, "/v1/audit:export", q, func(http.Header) io.Writer { return out }))
-	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
-		return err
-	}
-	report, err := f.checkFile(ctx, out.Name())
+	var report verify.Report
+	err = createWhole(f.outFile, func(out *os.File) error {
+		if err := answered(api.Download(ctx, "/v1/audit:export", q, func(http.Header) io.Writer { return out })); err != nil {
+			return err
+		}
+		if report, err = f.checkFile(ctx, out.Name()); err != nil {
+			return err
+		}
+		if report.Verdict != verify.Intact {
+			return &exitError{exitIntegrity, fmt.Errorf("what the server sent is %s at %d: %s", report.Verdict, report.FirstBad, report.Message)}
+		}
+		return nil
+	})
 	if err != nil {
-		return err
-	}
-	if report.Verdict != verify.Intact {
-		return &exitError{exitIntegrity, fmt.Errorf("what the server sent is %s at %d: %s", report.Verdict, report.FirstBad, report.Message)}
-	}
-	if err := os.Rename(out.Name(), f.outFile); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(stderr, "%s: events %d to %d of %s\n", f.outFile, report.From, report.To, report.Tenant)

@@ -11,8 +11,10 @@ import (
 
 	"github.com/tallystick/tallystick/api"
 	"github.com/tallystick/tallystick/internal/audit"
+	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/ledger/evidence"
+	"github.com/tallystick/tallystick/ledger/pgread"
 	"github.com/tallystick/tallystick/ledger/verify"
 
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
@@ -21,13 +23,30 @@ import (
 // auditPage is how many rows are read at once.
 const auditPage = 1000
 
-// auditExporter writes export files of the audit log; it is the API's
-// AuditExporter.
+// auditExporter writes export files of the audit log for the API.
 type auditExporter struct{ log *audit.Log }
 
-// Export implements api.AuditExporter.
+var _ api.Exporter = auditExporter{}
+
+// Export implements api.Exporter.
 func (e auditExporter) Export(ctx context.Context, id tenant.ID, from, to int64, w io.Writer) error {
 	_, err := evidence.ExportAudit(ctx, auditStore{e.log, id}, string(id), from, to, w, nil)
+	return exportError(err)
+}
+
+// ledgerExporter writes export files of ledgers for the API, as
+// postgres.RoleApp.
+type ledgerExporter struct{ db *postgres.DB }
+
+var _ api.Exporter = ledgerExporter{}
+
+// Export implements api.Exporter.
+func (e ledgerExporter) Export(ctx context.Context, id tenant.ID, from, to int64, w io.Writer) error {
+	_, err := evidence.Export(ctx, pgread.New(e.db, id), string(id), from, to, w, nil)
+	return exportError(err)
+}
+
+func exportError(err error) error {
 	if errors.Is(err, evidence.ErrRange) {
 		return fmt.Errorf("%w: %w", api.ErrNotFound, err)
 	}

@@ -51,6 +51,7 @@ func TestNoFlagTakesASecret(t *testing.T) {
 // What is wrong with a command line is found before the command begins, and says
 // so by its exit code.
 func TestWrongCommandLines(t *testing.T) {
+	t.Setenv("TALLYSTICK_TOKEN", "none")
 	for _, args := range [][]string{
 		{"nonsense"},
 		{"ledger", "verify", "--nonsense"},
@@ -58,6 +59,9 @@ func TestWrongCommandLines(t *testing.T) {
 		{"tokens", "revoke"},
 		{"prices", "rerate", "--tenant", "acme"},
 		{"ledger", "quarantine", "--partition", "1"},
+		{"ledger", "export", "--tenant", "acme", "--from", "50", "--to", "2", "-o", "nothing"},
+		{"audit", "export", "--from", "50", "--to", "2", "-o", "nothing"},
+		{"subject", "tags", "--tenant", "acme", "--set", ""},
 	} {
 		if code := run(t.Context(), args); code != exitUsage {
 			t.Errorf("%q: exit code %d, want %d", args, code, exitUsage)

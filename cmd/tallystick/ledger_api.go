@@ -115,6 +115,21 @@ func (c *ledgerAPI) evidence(ctx context.Context, x *exportFlags, m *packageMete
 	return from, to, size, answered(err)
 }
 
+// export downloads a plain export into the meter. What the head says now is what
+// the bar goes by.
+func (c *ledgerAPI) export(ctx context.Context, id string, from, to int64, m *packageMeter) error {
+	h, err := c.Head(ctx, id)
+	if err != nil {
+		return answered(err)
+	}
+	m.first, m.last = max(from, 1), int64(h.Seq)
+	if to > 0 {
+		m.last = min(to, m.last)
+	}
+	q := url.Values{"tenant_id": {id}, "from_seq": {strconv.FormatInt(from, 10)}, "to_seq": {strconv.FormatInt(to, 10)}}
+	return answered(c.Download(ctx, "/v1/ledger:export", q, func(http.Header) io.Writer { return m }))
+}
+
 // verifyChunk is how many entries one request asks to be verified, so that
 // there is progress to show.
 const verifyChunk = 250_000
@@ -203,47 +218,4 @@ func (v *chunked) hold(to int64, whole bool, tree []string) {
 		v.sum.Verdict, v.sum.Message = verify.Unknown, err.Error()
 	}
 	v.sum.Covered = max(v.sum.Covered, v.kept.Covered())
-}
-
-// apiSource is a ledger as the API gives it, for exports.
-type apiSource struct {
-	api    *ledgerAPI
-	tenant string
-}
-
-// Ends asks for the head. That entries end where the head says is left to the
-// reading of them.
-func (s apiSource) Ends(ctx context.Context) (e verify.Ends, err error) {
-	h, err := s.api.Head(ctx, s.tenant)
-	if err != nil {
-		return e, answered(err)
-	}
-	b, err := hex.DecodeString(h.ChainHash)
-	if err != nil || len(b) != verify.HashSize {
-		return e, errors.New("the head's chain hash is not one")
-	}
-	copy(e.Chain[:], b)
-	e.HasHead, e.Seq, e.LastSeq, e.Epoch = true, int64(h.Seq), int64(h.Seq), int64(h.KeyEpoch)
-	return e, nil
-}
-
-// Rows reads pages from the first entry on and passes over those before from.
-func (s apiSource) Rows(ctx context.Context, from, to int64, fn func(*verify.Row) error) error {
-	return s.api.entries(ctx, client.EntryQuery{TenantID: s.tenant}, func(e *client.Entry) (bool, error) {
-		if int64(e.Seq) < from {
-			return true, nil
-		}
-		if int64(e.Seq) > to {
-			return false, nil
-		}
-		chain, err := hex.DecodeString(e.ChainHash)
-		if err != nil {
-			return false, err
-		}
-		mac, err := hex.DecodeString(e.MAC)
-		if err != nil {
-			return false, err
-		}
-		return true, fn(&verify.Row{Seq: int64(e.Seq), Epoch: int64(e.KeyEpoch), Canonical: e.Canonical, Chain: chain, MAC: mac})
-	})
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -127,8 +128,8 @@ func TestMACKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	macs, audit, err := verify.ParseMACKeys(text)
-	if err != nil || audit == nil {
+	macs, err := verify.ParseMACKeys(text)
+	if err != nil || macs.Audit == nil || macs.Tenant != "acme" {
 		t.Fatalf("%s: %v", text, err)
 	}
 	b, err := os.ReadFile(path)
@@ -139,7 +140,7 @@ func TestMACKeys(t *testing.T) {
 		keys verify.Keys
 		want verify.Verdict
 	}{
-		"the tenant's": {macs, verify.Intact},
+		"the tenant's": {macs.Ledger, verify.Intact},
 		"another's":    {func(uint32) ([32]byte, error) { return [32]byte{1}, nil }, verify.Broken},
 	} {
 		r, err := verify.Package(t.Context(), bytes.NewReader(b), int64(len(b)), verify.PackageOptions{Trusted: w.keys(), MACKeys: c.keys})
@@ -208,7 +209,26 @@ func TestKilledExportLeavesNoFile(t *testing.T) {
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a file under the name asked for: %v", err)
 	}
-	if left, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".export-*")); err != nil || len(left) != 1 {
+	parts := func() []string {
+		left, err := filepath.Glob(filepath.Join(filepath.Dir(path), partPattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return left
+	}
+	if left := parts(); len(left) != 1 {
+		t.Errorf("left: %v", left)
+	}
+	// The next export takes it away, but not that of one beside it.
+	err = createWhole(path, func(first *os.File) error {
+		return createWhole(path+"2", func(second *os.File) error {
+			if left := parts(); !slices.Contains(left, first.Name()) || !slices.Contains(left, second.Name()) || len(left) != 2 {
+				t.Errorf("two exports write to %v", left)
+			}
+			return nil
+		})
+	})
+	if left := parts(); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }

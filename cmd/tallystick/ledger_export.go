@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -97,40 +96,49 @@ func (x *exportFlags) export(ctx context.Context, stderr io.Writer) error {
 	return nil
 }
 
-// createWhole writes beside the file, syncs, and renames: a file under the name
-// asked for is always whole. What is left of one that was killed begins with
-// ".export-".
-func createWhole(path string, write func(*os.File) error) error {
-	out, err := os.CreateTemp(filepath.Dir(path), ".export-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(out.Name())
-	if err := errors.Join(write(out), out.Sync(), out.Close()); err != nil {
-		return err
-	}
-	return os.Rename(out.Name(), path)
-}
-
-// writeExport writes a plain export.
-func (x *exportFlags) writeExport(ctx context.Context, out io.Writer, stderr io.Writer) (string, error) {
+// writeExport writes a plain export, made by the server or here.
+func (x *exportFlags) writeExport(ctx context.Context, out *os.File, stderr io.Writer) (string, error) {
 	from, err1 := parseSeq(x.from)
 	to, err2 := parseSeq(x.to)
-	if err := errors.Join(err1, err2); err != nil {
-		return "", usageError("--from and --to of a plain export: numbers of entries; dates go with --evidence")
+	if err := errors.Join(err1, err2); err != nil || to > 0 && to < from {
+		return "", usageError("--from and --to of a plain export: numbers of entries, a range; dates go with --evidence")
 	}
-	src, done, err := x.source(ctx)
+	bar := &verifyProgress{w: stderr, tenant: x.tenant}
+	defer bar.finish()
+	if x.dsnFile != "" {
+		return x.makeExport(ctx, out, from, to, bar)
+	}
+	c, err := x.api()
 	if err != nil {
 		return "", err
 	}
-	defer done()
-	p := &verifyProgress{w: stderr, tenant: x.tenant}
-	h, err := evidence.Export(ctx, src, x.tenant, from, to, out, p.update)
-	p.finish()
+	if err := c.export(ctx, x.tenant, from, to, &packageMeter{out: out, progress: bar.update}); err != nil {
+		return "", err
+	}
+	if _, err := out.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	h, err := verify.ReadExportHeader(out)
+	return exportText(h.From, h.To, h.Tenant, h.HeadSeq, h.HeadChain), err
+}
+
+func exportText(from, to int64, id string, head int64, chain string) string {
+	return fmt.Sprintf("entries %d to %d of %s; head %d %s", from, to, id, head, chain)
+}
+
+// makeExport makes the export out of the database, without the server.
+func (x *exportFlags) makeExport(ctx context.Context, out io.Writer, from, to int64, bar *verifyProgress) (string, error) {
+	x.workers = 1
+	d, err := x.direct(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer d.close()
+	h, err := evidence.Export(ctx, d.source(x.tenant), x.tenant, from, to, out, bar.update)
 	if errors.Is(err, evidence.ErrRange) {
 		err = &exitError{exitNotFound, fmt.Errorf("there are no such entries of %s", x.tenant)}
 	}
-	return fmt.Sprintf("entries %d to %d of %s; head %d %s", h.From, h.To, h.Tenant, h.HeadSeq, h.HeadChain), err
+	return exportText(h.From, h.To, h.Tenant, h.HeadSeq, h.HeadChain), err
 }
 
 func parseSeq(text string) (int64, error) {
@@ -142,20 +150,6 @@ func parseSeq(text string) (int64, error) {
 		err = strconv.ErrRange
 	}
 	return n, err
-}
-
-// source is where an export is read from.
-func (x *exportFlags) source(ctx context.Context) (verify.Source, func(), error) {
-	if x.dsnFile != "" {
-		x.workers = 1
-		d, err := x.direct(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		return d.source(x.tenant), func() { d.close() }, nil
-	}
-	api, err := x.api()
-	return apiSource{api, x.tenant}, func() {}, err
 }
 
 // writePackage writes an evidence package, made by the server or here.
@@ -211,7 +205,7 @@ func (x *exportFlags) makePackage(ctx context.Context, out io.Writer, bar *verif
 	return packageText(plan.From, plan.To, plan.Checkpoint.Size, x.tenant), nil
 }
 
-// packageMeter passes a package on and counts the entries that went by, for the
+// packageMeter passes a package or an export on and counts the entries that went by, for the
 // bar. It looks at block headers only, and gives up at what it does not know:
 // then there is no bar, and the file is what it is.
 type packageMeter struct {

@@ -76,7 +76,7 @@ func newLedgerWorld(t *testing.T) *ledgerWorld {
 	t.Cleanup(func() { w.admin.Close() })
 	server, err := api.New(api.Deps{
 		Auth: authn.NewStatic(ledgerTestToken, authn.Principal{AllTenants: true, Scopes: authn.AllScopes}), Audit: noAudit{}, Ledger: api.NewPostgresLedger(app),
-		Verifier: ledgerVerifier{app, w.ring, &publishedNotes{app, w.ring, "tallystick.local", ""}}, Evidence: evidenceMaker{app}, Tenants: ringTenants{w.ring}, Checkpoints: newProofs(app),
+		Verifier: ledgerVerifier{app, w.ring, &publishedNotes{app, w.ring, "tallystick.local", ""}}, Evidence: evidenceMaker{app}, LedgerExporter: ledgerExporter{app}, Tenants: ringTenants{w.ring}, Checkpoints: newProofs(app),
 	}, api.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +195,7 @@ func TestLedgerCommands(t *testing.T) {
 			}
 		}
 		w.want(exitUsage, append([]string{"verify", "--tenant", "acme", "--from", "31"}, with...)...)
-		w.want(exitUnknown, append([]string{"verify", "--tenant", "nobody"}, with...)...)
+		w.want(exitNotFound, append([]string{"verify", "--tenant", "nobody"}, with...)...)
 		export := filepath.Join(w.dir, "acme.export")
 		w.want(exitOK, append([]string{"export", "--tenant", "acme", "-o", export, "--yes"}, with...)...)
 		w.want(exitConflict, append([]string{"export", "--tenant", "acme", "-o", export}, with...)...)
@@ -223,7 +223,10 @@ func TestLedgerCommands(t *testing.T) {
 	}
 	w.want(exitNotFound, "verify", "--file", filepath.Join(w.dir, "nowhere"))
 	w.want(exitUnavailable, "verify", "--url", "http://127.0.0.1:1")
-	w.want(exitNotFound, "entries", "--tenant", "nobody")
+	if out := w.want(exitNotFound, "entries", "--tenant", "nobody"); strings.Contains(out, "SEQ") {
+		t.Errorf("the header of a table that there is not: %s", out)
+	}
+	w.want(exitNotFound, "export", "--tenant", "acme", "--from", "1000", "-o", filepath.Join(w.dir, "none"))
 	t.Setenv("TALLYSTICK_TOKEN", "wrong")
 	w.want(exitAuth, "verify")
 	w.want(exitOK, "verify", "--token-file", filepath.Join(w.dir, "token"))

@@ -57,6 +57,7 @@ func TestProveCommands(t *testing.T) {
 	w.want(exitUsage, "prove", "x", "--tenant", "acme")
 	w.want(exitUsage, "prove", "1", "--tenant", "acme", "--log", "other")
 	w.want(exitUsage, "checkpoint", "--tenant", "acme", "--since", filepath.Join(w.dir, "missing"))
+	w.want(exitUsage, "checkpoint", "--tenant", "acme", "--since", w.file("none", "no checkpoint\n"))
 	w.want(exitUsage, "prove", "1", "--tenant", "acme", "--key", "no key")
 	// The key of somebody else under the log's name: nothing is signed with it.
 	other, err := note.NewEd25519VerifierKey("tallystick.local/ledger/acme", ed25519.NewKeyFromSeed(make([]byte, 32)).Public().(ed25519.PublicKey))

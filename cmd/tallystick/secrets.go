@@ -162,9 +162,12 @@ func (f *secretsFlags) print(w io.Writer, list ...*pb.Secret) error {
 	fmt.Fprintln(t, "SECRET\tKIND\tNAME\tVALUE\tVERSION\tROTATE BY\tSTATE")
 	for _, s := range list {
 		state := "in force"
-		if s.RevokedAt != nil {
+		switch {
+		case s.RevokedAt != nil:
 			state = "revoked"
-		} else if s.PreviousUntil != nil {
+		case s.Destroyed:
+			state = "unreadable: the sealing keys are destroyed"
+		case s.PreviousUntil != nil:
 			state += ", the old value until " + s.PreviousUntil.AsTime().Format(time.RFC3339)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", s.SecretId, s.Kind, s.Name, s.Masked, s.Version, s.RotateBy.AsTime().Format(time.DateOnly), state)

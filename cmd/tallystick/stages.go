@@ -150,7 +150,7 @@ func (a *app) apiDeps() api.Deps {
 	if a.cfg.Target.Runs(config.TargetAPI) {
 		d.Tokens, d.Secrets = tokenStore{a.access.tokens, a.access.cache}, a.access.secrets
 		d.Providers = a.providerStore()
-		d.AuditLog, d.AuditExporter = a.access.log, auditExporter{a.access.log}
+		d.AuditLog, d.AuditExporter, d.LedgerExporter = a.access.log, auditExporter{a.access.log}, ledgerExporter{a.appDB}
 		d.Rerates = api.NewPostgresRerates(a.appDB, a.ring)
 		d.Keys = a.ring
 		d.Checkpoints = newProofs(a.appDB)
