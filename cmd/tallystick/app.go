@@ -57,6 +57,7 @@ type app struct {
 	signing                       signing
 	writer                        *ledger.Writer
 	edge                          *ingest.Edge
+	metering                      metering
 	runner                        *processors.Runner
 	httpAddr, grpcAddr            string
 	rates                         rates
@@ -191,7 +192,9 @@ func (a *app) clickhouseDSN() string {
 func (a *app) openStores(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.openPostgres(ctx) })
-	g.Go(func() error { return a.openClickHouse(ctx) })
+	if a.cfg.Target != config.TargetProxy { // it reads no reports
+		g.Go(func() error { return a.openClickHouse(ctx) })
+	}
 	return g.Wait()
 }
 

@@ -6,10 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -25,46 +22,6 @@ const (
 	proxyIdleShort = 200
 	proxyIdleMiB   = 300 // what the idle streams may take
 )
-
-// proxyPart is a process of the benchmark.
-type proxyPart struct {
-	name string
-	url  string
-	cmd  *exec.Cmd
-	in   io.Closer
-}
-
-func startProxyPart(ctx context.Context, name, upstream, dir string) (*proxyPart, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.CommandContext(ctx, self, "bench-part", "--part", name, "--upstream", upstream, "--dir", dir) //nolint:gosec // ourselves
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	p := &proxyPart{name: name, cmd: cmd, in: in}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s did not start: %w", name, err), p.stop())
-	}
-	p.url = strings.TrimSpace(line)
-	return p, nil
-}
-
-func (p *proxyPart) stop() error {
-	p.in.Close()
-	return p.cmd.Wait()
-}
 
 // proxyBlock is what one block of load measured.
 type proxyBlock struct {
@@ -217,18 +174,6 @@ func (r *benchRun) proxyIdleStreams(ctx context.Context, p *proxyPart) error {
 		r.printf("  that is more than %d MiB", proxyIdleMiB)
 	}
 	return nil
-}
-
-// residentKiB is the resident memory of a process.
-func residentKiB(pid int) int64 {
-	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			n, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			return n
-		}
-	}
-	return 0
 }
 
 // request is the request that every part gets; the paths are ours, and the provider

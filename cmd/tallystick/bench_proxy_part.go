@@ -173,16 +173,3 @@ func (m *benchMetering) close() {
 	_ = m.spool.Close()
 	_ = m.keys.ring.Close()
 }
-
-// proxyInFlight is how many calls may submit their events at once: they share the
-// spool's writes, so more of them are not slower.
-const proxyInFlight = 4096
-
-// spoolRoom says whether a spool has room for the calls that begin now.
-type spoolRoom struct{ *spool.Spool }
-
-// Full implements proxy.Room: the last sixteenth is kept for calls under way.
-func (r spoolRoom) Full() bool {
-	st := r.Stats()
-	return st.Bytes > st.MaxBytes-st.MaxBytes/16
-}

@@ -64,7 +64,7 @@ func (e *engines) start(ctx context.Context) error {
 	if e.cfg.EmbeddedPostgres() {
 		g.Go(func() (err error) { e.postgres, err = e.startPostgres(ctx); return err })
 	}
-	if e.cfg.EmbeddedClickHouse() {
+	if e.cfg.EmbeddedClickHouse() && e.cfg.Target != config.TargetProxy {
 		g.Go(func() (err error) { e.clickhouse, err = e.startClickHouse(ctx); return err })
 	}
 	if e.cfg.EmbeddedKafka() {

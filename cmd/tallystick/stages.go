@@ -92,6 +92,9 @@ func (a *app) startServers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := a.startProxy(ctx, tlsConfig); err != nil || a.cfg.Target == config.TargetProxy {
+		return err
+	}
 	encrypted := tlsConfig != nil
 	server, err := api.New(a.apiDeps(), api.Options{TLS: tlsConfig, Version: versionString(), PageKey: a.pageKey()})
 	if err != nil {

@@ -151,6 +151,9 @@ func (u *upRun) logPath() string { return filepath.Join(u.cfg.DataDir, "server.l
 // terminal only: other output is kept, copied and searched.
 func (u *upRun) introduce(terminal bool) {
 	url := baseURL(u.cfg, u.app.httpAddr)
+	if u.app.httpAddr == "" { // the proxy alone
+		url = baseURL(u.cfg, u.app.metering.addr)
+	}
 	page := url + "/"
 	if terminal {
 		page += "#token=" + u.token
@@ -164,6 +167,12 @@ func (u *upRun) introduce(terminal bool) {
 		_, _ = fmt.Fprintf(w, "%s%s\n", c.paint(c.dim, fmt.Sprintf("  %-13s", name)), text)
 	}
 	_, _ = fmt.Fprintf(w, "%s in %.1f s: %s\n", c.paint(c.bold, "ready"), time.Since(u.began).Seconds(), url)
+	if u.app.metering.addr != "" {
+		say("for clients", u.app.clientEnvironment())
+	}
+	if u.app.httpAddr == "" {
+		return
+	}
 	say("page", page)
 	say("data", u.cfg.DataDir)
 	say("token file", u.app.tokenPath())
