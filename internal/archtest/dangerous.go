@@ -24,16 +24,16 @@ var dangerous = []struct {
 		"what must not be guessed comes from crypto/rand; a load wants a seed",
 	},
 	{
-		[]string{"os/exec"}, []string{"internal/embedded/…"}, "cmd/tallystick/*_server.go",
-		"child processes are the embedded engines', and our own program for the smoke test and the proxy's benchmark; nothing else is ever run",
+		[]string{"os/exec"}, []string{"internal/embedded/…", "internal/gpu"}, "cmd/tallystick/*_server.go",
+		"child processes are the embedded engines', the GPU vendors' tools that the agent reads, and our own program for the smoke test and the proxy's benchmark; nothing else is ever run",
 	},
 	{
 		[]string{"net/http/pprof", "expvar", "plugin"}, nil, "",
 		"a door for debugging is a door",
 	},
 	{
-		[]string{"encoding/xml", "encoding/gob", "text/template", "html/template"}, []string{"internal/embedded/chdb"}, "",
-		"hostile input becomes entities, types or code there; only the engine's own configuration is written so",
+		[]string{"encoding/xml", "encoding/gob", "text/template", "html/template"}, []string{"internal/embedded/chdb", "internal/gpu"}, "",
+		"hostile input becomes entities, types or code there; only the engine's own configuration is written so, and nvidia-smi's output read token by token",
 	},
 }
 

@@ -61,11 +61,11 @@ var drivers = []driver{
 		"the wire form of blocks is needed only where queries and the embedded engine are",
 	},
 	{
-		"github.com/ebitengine/purego", []string{"internal/embedded/…"}, nil, "",
-		"foreign code is loaded in one place, in a child process",
+		"github.com/ebitengine/purego", []string{"internal/embedded/…", "internal/gpu/nvml"}, nil, "",
+		"foreign code is loaded in a child process, or in the GPU agent, which holds nothing but samples",
 	},
 	{
-		"github.com/aws/aws-sdk-go-v2", []string{"internal/keyring/awskms"}, nil, "",
+		"github.com/aws/aws-sdk-go-v2", []string{"internal/keyring/awskms", "ingest/bedrock/awslogs"}, nil, "",
 		"a cloud's SDK stays behind the interface that needs it",
 	},
 	{
