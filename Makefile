@@ -102,6 +102,19 @@ test/verifier: ## check the Python verifier, written from docs/ledger-format.md,
 test/kms: ## wrap root keys with moto's AWS KMS (needs Python 3 with venv)
 	@deploy/kms/with-moto -- $(GOTEST) test/kms -count=1 -timeout 5m ./internal/keyring/awskms
 
+.PHONY: test/bedrock
+test/bedrock: engines web ## read invocation logs from moto's S3, SQS and CloudWatch Logs (needs Python 3 with venv)
+	@deploy/kms/with-moto -- $(GOTEST) test/bedrock -count=1 -timeout 5m ./ingest/bedrock/...
+
+.PHONY: test/clients
+test/clients: engines build ## point the real OpenAI and Anthropic SDKs at the proxy (needs Python 3 with venv)
+	@deploy/clients/run >bin/clients.log || { cat bin/clients.log; exit 1; }
+	@grep '^clients:' bin/clients.log
+
+.PHONY: edge
+edge: engines build ## show that the edge counts right: corpus, SDKs, replay attacks, spool, leaks, proxy (needs Python 3 with venv)
+	@deploy/edge/run
+
 .PHONY: isolation
 isolation: engines build ## try to reach one tenant's data as another, in every way there is (needs PgBouncer)
 	@mkdir -p bin && go test -c -o bin/isolation.test ./internal/isolation

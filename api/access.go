@@ -67,6 +67,21 @@ var access = map[string]rule{
 
 	pb.PriceService_StartRerate_FullMethodName: {scope: authn.Admin, audited: true},
 	pb.PriceService_GetRerate_FullMethodName:   {scope: authn.Read},
+	// Prices are those of all tenants.
+	pb.PriceService_ListPriceBooks_FullMethodName:      {scope: authn.Read, operator: true},
+	pb.PriceService_GetPriceBook_FullMethodName:        {scope: authn.Read, operator: true},
+	pb.PriceService_ProposePrices_FullMethodName:       {scope: authn.Admin, operator: true, audited: true},
+	pb.PriceService_ListPriceCandidates_FullMethodName: {scope: authn.Read, operator: true},
+	pb.PriceService_GetPriceCandidate_FullMethodName:   {scope: authn.Read, operator: true},
+	pb.PriceService_ApprovePrices_FullMethodName:       {scope: authn.Admin, operator: true, audited: true},
+	pb.PriceService_RejectPrices_FullMethodName:        {scope: authn.Admin, operator: true, audited: true},
+
+	pb.ConnectionService_CreateConnection_FullMethodName:   {scope: authn.Admin, audited: true},
+	pb.ConnectionService_ListConnections_FullMethodName:    {scope: authn.Admin},
+	pb.ConnectionService_PauseConnection_FullMethodName:    {scope: authn.Admin, audited: true},
+	pb.ConnectionService_RemoveConnection_FullMethodName:   {scope: authn.Admin, audited: true},
+	pb.ConnectionService_GetBedrockSettings_FullMethodName: {scope: authn.Read},
+	pb.ConnectionService_SetBedrockSettings_FullMethodName: {scope: authn.Admin, audited: true},
 
 	pb.ProviderService_AddProviderKey_FullMethodName:    {scope: authn.Admin, audited: true},
 	pb.ProviderService_ListProviderKeys_FullMethodName:  {scope: authn.Admin},

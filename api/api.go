@@ -129,13 +129,17 @@ type Deps struct {
 	Tenants   Tenants
 	Subjects  Subjects
 	Rerates   Rerates
-	Keys      Keys
-	Pipeline  Pipeline
-	Tokens    Tokens
-	Secrets   Secrets
+	// Prices are those of the installation.
+	Prices   Prices
+	Keys     Keys
+	Pipeline Pipeline
+	Tokens   Tokens
+	Secrets  Secrets
 	// Providers is what tenants let the proxy do.
 	Providers Providers
-	AuditLog  AuditLog
+	// Connections are the tenants' to what customers own.
+	Connections Connections
+	AuditLog    AuditLog
 	// AuditExporter and LedgerExporter make logs into files.
 	AuditExporter, LedgerExporter Exporter
 	// Checkpoints are those of both logs.
@@ -230,4 +234,5 @@ func (s *Server) register(r grpc.ServiceRegistrar) {
 	pb.RegisterProviderServiceServer(r, &providerService{s: s})
 	pb.RegisterAuditServiceServer(r, &auditService{s: s})
 	pb.RegisterCheckpointServiceServer(r, &checkpointService{s: s})
+	pb.RegisterConnectionServiceServer(r, &connectionService{s: s})
 }

@@ -76,6 +76,7 @@ func (s *Server) gateway() (http.Handler, error) {
 		pb.RegisterProviderServiceHandlerClient(ctx, mux, pb.NewProviderServiceClient(conn)),
 		pb.RegisterAuditServiceHandlerClient(ctx, mux, pb.NewAuditServiceClient(conn)),
 		pb.RegisterCheckpointServiceHandlerClient(ctx, mux, pb.NewCheckpointServiceClient(conn)),
+		pb.RegisterConnectionServiceHandlerClient(ctx, mux, pb.NewConnectionServiceClient(conn)),
 	)
 }
 

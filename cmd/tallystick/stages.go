@@ -23,6 +23,7 @@ import (
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/clickhouse"
 	"github.com/tallystick/tallystick/internal/config"
+	"github.com/tallystick/tallystick/internal/connections"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/transport"
 	"github.com/tallystick/tallystick/ledger"
@@ -136,6 +137,7 @@ func (a *app) startEdge(server *api.Server, grpcServer *grpc.Server) error {
 	a.edge = edge
 	server.Mount("POST /v1/events:batch", authn.TellPeer(edge.Handler()))
 	edge.RegisterGRPC(grpcServer, server)
+	a.startBedrock(server)
 	a.start("edge", edge.Run)
 	return nil
 }
@@ -155,6 +157,7 @@ func (a *app) apiDeps() api.Deps {
 		d.Providers = a.providerStore()
 		d.AuditLog, d.AuditExporter, d.LedgerExporter = a.access.log, auditExporter{a.access.log}, ledgerExporter{a.appDB}
 		d.Rerates = api.NewPostgresRerates(a.appDB, a.ring)
+		d.Connections = connections.NewStore(a.appDB, a.ring)
 		d.Keys = a.ring
 		d.Checkpoints = newProofs(a.appDB)
 		d.Serving = (&recoveryGate{db: a.appDB, partitions: a.topic.Partitions}).open

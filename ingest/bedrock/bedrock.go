@@ -80,6 +80,8 @@ type Record struct {
 
 	// Usage is what the body of the answer says.
 	Usage usage.Result
+	// total is the total that the record's own body states; the id is made of it.
+	total int64
 	// PromptTokens is the estimate of the request's text.
 	PromptTokens int64
 	// LatencyMicros and TTFTMicros are the service's own; 0 is unknown.

@@ -3,16 +3,19 @@ package bedrock
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"errors"
 	"hash"
 	"io"
 	"strings"
 	"time"
 
+	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/ingest/usage"
 )
 
-// maxMetadata bounds the pairs of requestMetadata; AWS allows 16.
-const maxMetadata = 32
+// maxMetadata bounds the pairs of requestMetadata; AWS allows 16, and an event has
+// tags of ours beside them.
+const maxMetadata = event.MaxTags - 4
 
 // Decoder reads log records from a stream: JSON objects one after another, in
 // lines or not, or in a list. It is not safe for concurrent use.
@@ -60,7 +63,7 @@ func (d *Decoder) Next(rec *Record) error {
 			known++
 		}
 	})
-	if s.err != nil && s.err != errSyntax && s.err != io.EOF {
+	if s.err != nil && !errors.Is(s.err, errSyntax) && !errors.Is(s.err, io.EOF) {
 		return s.err
 	}
 	if s.err != nil || known < 2 {
@@ -257,14 +260,47 @@ func (d *Decoder) finish(rec *Record) {
 		d.response.Sum(rec.Response[:0])
 	}
 	rec.PromptTokens = d.request.Close().PromptTokens
-	meter := d.invoke
-	if isConverse(rec.Operation) {
-		meter = d.converse
-	}
 	rec.Usage = usage.Result{}
 	if d.bodies > 0 {
-		rec.Usage = meter.Close()
+		rec.Usage = d.meter(rec.Operation).Close()
 	}
+	rec.total = rec.Usage.Reported[usage.Total]
+}
+
+// meter is the one of the operation's dialect.
+func (d *Decoder) meter(operation string) *usage.Meter {
+	if isConverse(operation) {
+		return d.converse
+	}
+	return d.invoke
+}
+
+// Follow reads an answer that was too large for its record, for its usage alone:
+// neither its digest nor anything that the event's id is made of changes. What
+// is no JSON changes nothing. The error is the stream's.
+func (d *Decoder) Follow(rec *Record, src io.Reader) error {
+	within, response := d.scan, d.response
+	defer func() { d.scan, d.response = within, response }()
+	d.scan, d.response = newScanner(src), sha256.New() // of a digest that nobody asks for
+	d.begin()
+	d.answer(rec)
+	if err := d.scan.err; err != nil {
+		if errors.Is(err, errSyntax) || errors.Is(err, io.EOF) {
+			return nil
+		}
+		return err
+	}
+	rec.Usage = d.meter(rec.Operation).Close()
+	return nil
+}
+
+// wantsAnswer reports that only the answer that lies elsewhere says what the call
+// used: the record states no counts, or cache writes without their lifetime.
+func (r *Record) wantsAnswer() bool {
+	if r.OutputRef == "" || r.ErrorCode != "" || r.Response != ([32]byte{}) {
+		return false
+	}
+	return r.Stated&(statedInput|statedOutput) == 0 || r.CacheWrite > 0
 }
 
 func isConverse(operation string) bool { return strings.HasPrefix(operation, "Converse") }

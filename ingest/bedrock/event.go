@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/tallystick/tallystick/ingest/attribution"
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/ingest/usage"
 	"github.com/tallystick/tallystick/internal/tenant"
@@ -109,7 +110,7 @@ func (r *Record) eventID(id tenant.ID, at Place) string {
 		b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
 	}
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Time))
-	for _, n := range [...]int64{int64(r.Stated), r.Input, r.Output, r.CacheRead, r.CacheWrite, r.Usage.Reported[usage.Total]} {
+	for _, n := range [...]int64{int64(r.Stated), r.Input, r.Output, r.CacheRead, r.CacheWrite, r.total} {
 		b = binary.BigEndian.AppendUint64(b, uint64(n))
 	}
 	b = append(append(b, r.Prompt[:]...), r.Response[:]...)
@@ -127,14 +128,14 @@ func (r *Record) eventID(id tenant.ID, at Place) string {
 
 // attribute puts into the event what the request says of who made it.
 func (r *Record) attribute(e *event.Event) {
-	r.identify(e)
+	var who attribution.Attribution
 	for _, p := range r.Metadata {
-		if to := attribution(e, p.Key); to != nil {
-			*to = p.Value
-		} else if len(e.Tags) < event.MaxTags-4 && p.Key != TagUsage {
-			e.Tags = append(e.Tags, event.Tag{Key: p.Key, Value: p.Value})
+		if p.Key != TagUsage && p.Key != TagAccount {
+			who.Metadata(p.Key, p.Value)
 		}
 	}
+	who.Apply(e)
+	r.identify(e)
 	for _, d := range [...]struct {
 		key string
 		sum *[32]byte
@@ -151,41 +152,20 @@ func (r *Record) attribute(e *event.Event) {
 // identify reads identity.arn. Who called is a person until somebody says
 // otherwise: the whole ARN is the user, which the edge turns into a pseudonym.
 // A role that was assumed is also the service, but for those of single sign-on.
+// What requestMetadata says comes before.
 func (r *Record) identify(e *event.Event) {
-	if r.Identity == "" {
-		return
+	if e.User == "" {
+		e.User = r.Identity
 	}
-	e.User = r.Identity
 	if len(e.User) > event.MaxValueBytes {
 		sum := sha256.Sum256([]byte(e.User))
 		e.User = "arn-sha256:" + hex.EncodeToString(sum[:])
 	}
 	_, rest, ok := strings.Cut(r.Identity, ":assumed-role/")
 	role, _, _ := strings.Cut(rest, "/")
-	if ok && !strings.HasPrefix(role, "AWSReservedSSO_") {
+	if ok && e.Service == "" && !strings.HasPrefix(role, "AWSReservedSSO_") {
 		e.Service = bounded(role, event.MaxValueBytes)
 	}
-}
-
-// attribution is the field that a key of requestMetadata names, nil for a tag.
-func attribution(e *event.Event, key string) *string {
-	switch strings.NewReplacer("-", "_", ".", "_", " ", "_").Replace(strings.ToLower(key)) {
-	case "team":
-		return &e.Team
-	case "service", "application", "app":
-		return &e.Service
-	case "feature":
-		return &e.Feature
-	case "agent":
-		return &e.Agent
-	case "user", "user_id", "end_user":
-		return &e.User
-	case "customer", "end_customer", "customer_id":
-		return &e.EndCustomer
-	case "environment", "env":
-		return &e.Environment
-	}
-	return nil
 }
 
 // operation is the event's name of what was called.

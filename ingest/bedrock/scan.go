@@ -58,6 +58,9 @@ func (s *scanner) fill() bool {
 
 // peek passes white space over and is the byte that follows, which stays.
 func (s *scanner) peek() byte {
+	if s.err != nil {
+		return 0
+	}
 	s.line = false
 	for s.fill() {
 		for s.r < s.w {
@@ -234,6 +237,9 @@ func (s *scanner) key(dst []byte) ([]byte, bool) {
 	}
 	dst, ok := s.text(dst)
 	s.expect(':')
+	if s.peek() == '{' && s.line {
+		s.fail() // nobody breaks a line there: a record was cut off, and the next one begins
+	}
 	return dst, ok
 }
 
@@ -295,7 +301,7 @@ func (s *scanner) word() []byte {
 			break
 		}
 	}
-	if s.err == io.EOF {
+	if errors.Is(s.err, io.EOF) {
 		s.err = nil // a number may end the stream
 	}
 	if size > maxWord {
