@@ -22,9 +22,18 @@ type Rerates interface {
 	// Start asks for a job over usage that occurred in [from, to), or gives the
 	// one that the tenant has running. row is the audit row of a start, complete
 	// but for resource and outcome: without it nothing is started.
-	Start(ctx context.Context, row audit.Event, from, to time.Time, dryRun bool) (job *pb.RerateJob, started bool, err error)
+	Start(ctx context.Context, row audit.Event, ask RerateAsk) (job *pb.RerateJob, started bool, err error)
 	// Job gives a job, or the tenant's newest when id is "".
 	Job(ctx context.Context, id tenant.ID, jobID string) (*pb.RerateJob, error)
+}
+
+// RerateAsk is what a job is to do.
+type RerateAsk struct {
+	From, To time.Time
+	DryRun   bool
+	// Candidate is the id of a price candidate; "" is the book in force.
+	Candidate string
+	PriceAt   time.Time // zero is each usage's own time
 }
 
 // priceService serves tallystick.v1.PriceService.
@@ -47,9 +56,24 @@ func (s *priceService) StartRerate(ctx context.Context, req *pb.StartRerateReque
 	if !req.From.AsTime().Before(req.To.AsTime()) {
 		return nil, invalid("to", "range", "must be after from")
 	}
+	ask := RerateAsk{From: req.From.AsTime(), To: req.To.AsTime(), DryRun: req.DryRun, Candidate: req.CandidateId}
+	if req.PriceAt != nil {
+		if !req.PriceAt.IsValid() || req.PriceAt.AsTime().Year() < 1970 || req.PriceAt.AsTime().Year() > 2261 {
+			return nil, invalid("price_at", "range", "must be a time between 1970 and 2262")
+		}
+		ask.PriceAt = req.PriceAt.AsTime()
+	}
+	if (ask.Candidate != "" || !ask.PriceAt.IsZero()) && !ask.DryRun {
+		return nil, invalid("dry_run", "required", "must be true with candidate_id or price_at")
+	}
+	if ask.Candidate != "" {
+		if err := s.simulatable(ctx, ask.Candidate); err != nil {
+			return nil, err
+		}
+	}
 	row := s.s.event(ctx, nil)
 	row.Tenant, row.Action = id, "prices.rerate"
-	job, started, err := s.s.deps.Rerates.Start(ctx, row, req.From.AsTime(), req.To.AsTime(), req.DryRun)
+	job, started, err := s.s.deps.Rerates.Start(ctx, row, ask)
 	if err != nil {
 		return nil, err
 	}
@@ -89,12 +113,14 @@ func NewPostgresRerates(db *postgres.DB, keys audit.Keys) *PostgresRerates {
 }
 
 // Start inserts a job unless one is running.
-func (p *PostgresRerates) Start(ctx context.Context, row audit.Event, from, to time.Time, dryRun bool) (job *pb.RerateJob, started bool, err error) {
+func (p *PostgresRerates) Start(ctx context.Context, row audit.Event, ask RerateAsk) (job *pb.RerateJob, started bool, err error) {
 	err = p.db.InTenantsWrite(ctx, []string{string(row.Tenant)}, func(tx postgres.Tx) error {
 		id := uuid.NewString()
 		tag, err := tx.Exec(ctx, `
-			insert into ledger.rerate (tenant_id, job_id, from_time, to_time, dry_run, asked_by) values ($1, $2, $3, $4, $5, left($6, 200))
-			on conflict (tenant_id) where state = 'running' do nothing`, string(row.Tenant), id, from, to, dryRun, row.Actor)
+			insert into ledger.rerate (tenant_id, job_id, from_time, to_time, dry_run, asked_by, candidate_id, price_at)
+			values ($1, $2, $3, $4, $5, left($6, 200), nullif($7, '')::uuid, $8)
+			on conflict (tenant_id) where state = 'running' do nothing`,
+			string(row.Tenant), id, ask.From, ask.To, ask.DryRun, row.Actor, ask.Candidate, nullTime(ask.PriceAt))
 		if err != nil {
 			return err
 		}
@@ -111,6 +137,14 @@ func (p *PostgresRerates) Start(ctx context.Context, row audit.Event, from, to t
 	return job, started, classifyStore(ctx, "start a re-rate job", err)
 }
 
+// nullTime is nil for no time.
+func nullTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
 // Job reads a job.
 func (p *PostgresRerates) Job(ctx context.Context, id tenant.ID, jobID string) (job *pb.RerateJob, err error) {
 	err = p.db.InTenant(ctx, id, func(tx postgres.Tx) error {
@@ -124,19 +158,22 @@ func (p *PostgresRerates) Job(ctx context.Context, id tenant.ID, jobID string) (
 func readRerate(ctx context.Context, tx postgres.Tx, id tenant.ID, jobID string) (*pb.RerateJob, error) {
 	job := &pb.RerateJob{TenantId: string(id)}
 	var from, to, asked time.Time
-	var finished *time.Time
+	var finished, priceAt *time.Time
 	err := tx.QueryRow(ctx, `
 		select job_id::text, from_time, to_time, dry_run, state, failure, asked_at, finished_at, cursor_seq, last_seq, looked_at, changed,
-		  difference::text
+		  difference::text, coalesce(candidate_id::text, ''), price_at, cost_before::text
 		from ledger.rerate where tenant_id = $1 and ($2 = '' or job_id::text = $2) order by asked_at desc limit 1`, string(id), jobID).
 		Scan(&job.JobId, &from, &to, &job.DryRun, &job.State, &job.Failure, &asked, &finished, &job.CursorSeq, &job.LastSeq,
-			&job.LookedAt, &job.Changed, &job.DifferenceUsd)
+			&job.LookedAt, &job.Changed, &job.DifferenceUsd, &job.CandidateId, &priceAt, &job.CostBeforeUsd)
 	if err != nil {
 		return nil, err
 	}
 	job.From, job.To, job.AskedAt = timestamppb.New(from), timestamppb.New(to), timestamppb.New(asked)
 	if finished != nil {
 		job.FinishedAt = timestamppb.New(*finished)
+	}
+	if priceAt != nil {
+		job.PriceAt = timestamppb.New(*priceAt)
 	}
 	return job, nil
 }

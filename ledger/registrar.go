@@ -239,9 +239,9 @@ func (r *Registrar) announce(ctx context.Context, ids []tenant.ID) error {
 	return nil
 }
 
-// maxBookBytes bounds a price book in a control record: a broker takes records
-// of 1 MiB by default.
-const maxBookBytes = 1_000_000
+// maxBookBytes bounds the control record of a price book, which is packed where
+// it is long: a broker takes records of 1 MiB by default.
+const maxBookBytes = 1_000_000 + 10_000
 
 // ErrBookTooLarge says that a price book does not fit a control record.
 var ErrBookTooLarge = errors.New("ledger: the price book does not fit a control record")
@@ -249,14 +249,13 @@ var ErrBookTooLarge = errors.New("ledger: the price book does not fit a control 
 // PublishBook puts the book into every partition where it is not the newest
 // one, by what inForce says of each.
 func (r *Registrar) PublishBook(ctx context.Context, book *pricing.Book, inForce map[int32]chain.Hash) error {
-	content := book.Marshal()
-	if len(content) > maxBookBytes {
-		return fmt.Errorf("%w: %d bytes, at most %d", ErrBookTooLarge, len(content), maxBookBytes)
-	}
 	now := time.Now()
 	value := event.AppendControlRecord(nil, &event.Control{
-		Kind: event.ControlPriceBook, Version: book.Version(), Content: content, IssuedAt: now.UnixNano(),
+		Kind: event.ControlPriceBook, Version: book.Version(), Content: book.Marshal(), IssuedAt: now.UnixNano(),
 	})
+	if len(value) > maxBookBytes {
+		return fmt.Errorf("%w: %d bytes when packed, at most %d", ErrBookTooLarge, len(value), maxBookBytes)
+	}
 	var recs []kafka.Record
 	for p := range r.topic.Partitions {
 		if inForce[p] == chain.Hash(book.Hash()) {

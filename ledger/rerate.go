@@ -26,6 +26,11 @@ type RerateJob struct {
 	// DryRun counts and adds up, and asks for no correction.
 	DryRun  bool
 	AskedAt int64 // unix nanoseconds; what the book knew by then counts
+	// Candidate prices under a candidate in place of the book in force, and PriceAt
+	// (unix nanoseconds), when not 0, as of that time in place of the usage's own.
+	// Both go with DryRun only.
+	Candidate string
+	PriceAt   int64
 	// Last is the last entry that is looked at, Cursor the last that is done. The
 	// sums below are of the entries up to Planned: they are stored before the
 	// corrections are asked for, so that a job that is killed in between and asks
@@ -35,6 +40,7 @@ type RerateJob struct {
 	LookedAt   int64     // usage entries in the time range
 	Changed    int64     // of them, those whose price differs
 	Difference money.Sum // what their prices change by
+	Before     money.Sum // what those looked at cost, as far as they have a price
 }
 
 // RerateState is a usage entry in the newest form that the ledger has of it.
@@ -60,6 +66,8 @@ type RerateStore interface {
 	// NewestBook is the price book in force in the partition, nil before the
 	// first. When it is the one with the hash, content is nil.
 	NewestBook(ctx context.Context, partition int32, have chain.Hash) (hash chain.Hash, content []byte, err error)
+	// CandidateBook is the candidate's book.
+	CandidateBook(ctx context.Context, id string) (content []byte, err error)
 	// NextOffset is how far the partition is ledgered.
 	NextOffset(ctx context.Context, partition int32) (int64, error)
 }
@@ -97,6 +105,8 @@ type Rerater struct {
 	log   *slog.Logger
 	size  int64 // of a chunk, in numbers of the chain
 	book  *pricing.Book
+	// candidate is the one that book is of, "" for a book in force.
+	candidate string
 }
 
 // NewRerater makes a Rerater. owner is unique to the process, a UUID; list gives
@@ -201,7 +211,7 @@ func (r *Rerater) await(ctx context.Context, job *RerateJob, partition int32, of
 // chunk makes the records that ask for the corrections of the job's entries up
 // to a number, and adds those to the job's sums unless they are in there.
 func (r *Rerater) chunk(ctx context.Context, job *RerateJob, partition int32, upTo int64) (recs []kafka.Record, err error) {
-	if err := r.refresh(ctx, partition); err != nil {
+	if err := r.refresh(ctx, job, partition); err != nil {
 		return nil, err
 	}
 	states, err := r.store.RerateStates(ctx, job, job.Cursor, upTo)
@@ -218,7 +228,7 @@ func (r *Rerater) chunk(ctx context.Context, job *RerateJob, partition int32, up
 		}
 		rr, delta, differs := r.reprice(job, &e)
 		if !counted {
-			if err := job.add(delta, differs); err != nil {
+			if err := job.add(&e, delta, differs); err != nil {
 				return nil, err
 			}
 		}
@@ -232,8 +242,13 @@ func (r *Rerater) chunk(ctx context.Context, job *RerateJob, partition int32, up
 }
 
 // add counts an entry that was looked at.
-func (j *RerateJob) add(delta money.Pico, differs bool) error {
+func (j *RerateJob) add(e *chain.Entry, delta money.Pico, differs bool) error {
 	j.LookedAt++
+	if net, ok := e.Net(); ok && net.Priced {
+		if err := j.Before.AddPico(net.Cost); err != nil {
+			return err
+		}
+	}
 	if !differs {
 		return nil
 	}
@@ -253,8 +268,12 @@ func (r *Rerater) ask(ctx context.Context, recs []kafka.Record) (int64, error) {
 	return results[len(results)-1].Offset, nil
 }
 
-// refresh takes the book in force in the partition.
-func (r *Rerater) refresh(ctx context.Context, partition int32) error {
+// refresh takes the job's candidate, or the book in force in the partition.
+func (r *Rerater) refresh(ctx context.Context, job *RerateJob, partition int32) error {
+	if job.Candidate != "" {
+		return r.refreshCandidate(ctx, job.Candidate)
+	}
+	r.candidate = ""
 	have := chain.Hash{}
 	if r.book != nil {
 		have = r.book.Hash()
@@ -274,6 +293,23 @@ func (r *Rerater) refresh(ctx context.Context, partition int32) error {
 	return nil
 }
 
+// refreshCandidate takes a candidate, which never changes.
+func (r *Rerater) refreshCandidate(ctx context.Context, id string) error {
+	if r.candidate == id {
+		return nil
+	}
+	content, err := r.store.CandidateBook(ctx, id)
+	if err != nil {
+		return fmt.Errorf("read the candidate %s: %w", id, err)
+	}
+	book, err := pricing.ParseBook(content)
+	if err != nil {
+		return fmt.Errorf("candidate %s: %w", id, err)
+	}
+	r.book, r.candidate = book, id
+	return nil
+}
+
 // reprice compares what an entry costs with its price under the book in force.
 // A price that the book does not have leaves the one that the entry has.
 func (r *Rerater) reprice(job *RerateJob, e *chain.Entry) (rr event.Rerate, delta money.Pico, differs bool) {
@@ -283,6 +319,9 @@ func (r *Rerater) reprice(job *RerateJob, e *chain.Entry) (rr event.Rerate, delt
 	}
 	u := usageOf(&e.Event)
 	u.KnownAt = job.AskedAt
+	if job.PriceAt != 0 {
+		u.At = job.PriceAt
+	}
 	price := r.book.Price(&u)
 	if !price.Priced || net.Priced && price.Cost == net.Cost {
 		return rr, 0, false

@@ -28,6 +28,8 @@ type rerateWorld struct {
 	state  string
 	owner  string
 	writes int
+
+	candidate []byte // a book
 }
 
 var errKilled = errors.New("killed")
@@ -96,6 +98,8 @@ func (w *rerateWorld) NewestBook(context.Context, int32, chain.Hash) (chain.Hash
 	}
 	return chain.Hash{}, nil, nil
 }
+
+func (w *rerateWorld) CandidateBook(context.Context, string) ([]byte, error) { return w.candidate, nil }
 
 // NextOffset lets hop 3 go on, sometimes.
 func (w *rerateWorld) NextOffset(context.Context, int32) (int64, error) {

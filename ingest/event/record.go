@@ -102,8 +102,11 @@ func AppendControlRecord(b []byte, c *Control) []byte {
 		b = appendString(b, 1, c.Kind)
 		b = appendString(b, 2, c.Tenant)
 		b = appendString(b, 3, c.Version)
-		b = appendString(b, 4, alias(c.Content))
-		return appendTime(b, 5, c.IssuedAt)
+		if len(c.Content) <= maxPlainContent {
+			b = appendString(b, 4, alias(c.Content))
+			return appendTime(b, 5, c.IssuedAt)
+		}
+		return appendString(appendTime(b, 5, c.IssuedAt), 6, alias(compress(c.Content)))
 	})
 }
 
@@ -152,12 +155,13 @@ func SplitRecord(b []byte) (Record, error) {
 // DecodeControl reads the body of a control record.
 func DecodeControl(b []byte) (c Control, err error) {
 	r := reader{b: b}
+	var packed []byte
 	for {
 		num, wire, ok := r.next()
 		if !ok {
 			break
 		}
-		if wire != wireBytes || num > 5 {
+		if wire != wireBytes || num > 6 {
 			return c, fail("control", RuleUnknown, "")
 		}
 		v := r.bytes()
@@ -174,10 +178,17 @@ func DecodeControl(b []byte) (c Control, err error) {
 			if c.IssuedAt, err = decodeTime(fieldByNum[fieldOccurredAt], v); err != nil {
 				return c, err
 			}
+		case 6:
+			packed = v
 		}
 	}
-	if r.bad || c.Kind == "" {
+	if r.bad || c.Kind == "" || len(packed) > 0 && len(c.Content) > 0 {
 		return c, fail("control", RuleMalformed, "")
+	}
+	if len(packed) > 0 {
+		if c.Content, err = decompress(packed); err != nil {
+			return c, fail("content_gzip", RuleMalformed, "")
+		}
 	}
 	return c, nil
 }

@@ -20,7 +20,8 @@ var _ ledger.RerateStore = (*Store)(nil)
 func (s *Store) ClaimRerate(ctx context.Context, tenants []string, owner string, lease time.Duration) (job ledger.RerateJob, ok bool, err error) {
 	err = s.db.InTenantsWrite(ctx, tenants, func(tx postgres.Tx) error {
 		var from, to, asked time.Time
-		var difference string
+		var difference, before string
+		var priceAt *time.Time
 		err := tx.QueryRow(ctx, `
 			update ledger.rerate j set
 			  lease_owner = $2, lease_until = clock_timestamp() + $3,
@@ -32,8 +33,9 @@ func (s *Store) ClaimRerate(ctx context.Context, tenants []string, owner string,
 			  order by asked_at, tenant_id limit 1 for update skip locked) free
 			where j.tenant_id = free.tenant_id and j.job_id = free.job_id
 			returning j.tenant_id, j.job_id::text, j.from_time, j.to_time, j.dry_run, j.asked_at, j.last_seq, j.cursor_seq, j.planned_seq, j.looked_at, j.changed,
-			  j.difference::text`, tenants, owner, lease).
-			Scan(&job.Tenant, &job.ID, &from, &to, &job.DryRun, &asked, &job.Last, &job.Cursor, &job.Planned, &job.LookedAt, &job.Changed, &difference)
+			  j.difference::text, coalesce(j.candidate_id::text, ''), j.price_at, j.cost_before::text`, tenants, owner, lease).
+			Scan(&job.Tenant, &job.ID, &from, &to, &job.DryRun, &asked, &job.Last, &job.Cursor, &job.Planned, &job.LookedAt, &job.Changed, &difference,
+				&job.Candidate, &priceAt, &before)
 		if postgres.IsNoRows(err) {
 			return nil
 		}
@@ -41,7 +43,12 @@ func (s *Store) ClaimRerate(ctx context.Context, tenants []string, owner string,
 			return err
 		}
 		ok, job.From, job.To, job.AskedAt = true, from.UnixNano(), to.UnixNano(), asked.UnixNano()
-		job.Difference, err = money.ParseSum(difference)
+		if priceAt != nil {
+			job.PriceAt = priceAt.UnixNano()
+		}
+		if job.Difference, err = money.ParseSum(difference); err == nil {
+			job.Before, err = money.ParseSum(before)
+		}
 		return err
 	})
 	return job, ok && err == nil, classify(err)
@@ -51,9 +58,9 @@ func (s *Store) ClaimRerate(ctx context.Context, tenants []string, owner string,
 func (s *Store) SaveRerate(ctx context.Context, job *ledger.RerateJob, owner string, lease time.Duration) error {
 	return s.updateRerate(ctx, job.Tenant, `
 		update ledger.rerate set cursor_seq = $4, looked_at = $5, changed = $6, difference = $7::text::numeric, lease_until = clock_timestamp() + $8,
-		  planned_seq = $9
+		  planned_seq = $9, cost_before = $10::text::numeric
 		where tenant_id = $1 and job_id = $2 and lease_owner = $3 and state = 'running'`,
-		job.Tenant, job.ID, owner, job.Cursor, job.LookedAt, job.Changed, job.Difference.String(), lease, job.Planned)
+		job.Tenant, job.ID, owner, job.Cursor, job.LookedAt, job.Changed, job.Difference.String(), lease, job.Planned, job.Before.String())
 }
 
 // EndRerate stores how a job ended.

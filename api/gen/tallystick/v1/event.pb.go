@@ -783,9 +783,12 @@ type Control struct {
 	TenantId string `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// The version it brings: a price book's version, a key epoch or a rule
 	// version in decimal digits.
-	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
-	Content       []byte                 `protobuf:"bytes,4,opt,name=content,proto3" json:"content,omitempty"`
-	IssuedAt      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"`
+	Version  string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Content  []byte                 `protobuf:"bytes,4,opt,name=content,proto3" json:"content,omitempty"`
+	IssuedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"`
+	// content in gzip (RFC 1952), in its place where it would not fit a record of
+	// a broker otherwise. Hashes are of the content itself.
+	ContentGzip   []byte `protobuf:"bytes,6,opt,name=content_gzip,json=contentGzip,proto3" json:"content_gzip,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -851,6 +854,13 @@ func (x *Control) GetContent() []byte {
 func (x *Control) GetIssuedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.IssuedAt
+	}
+	return nil
+}
+
+func (x *Control) GetContentGzip() []byte {
+	if x != nil {
+		return x.ContentGzip
 	}
 	return nil
 }
@@ -1124,13 +1134,14 @@ const file_tallystick_v1_event_proto_rawDesc = "" +
 	"correction\x12/\n" +
 	"\x06rerate\x18\x06 \x01(\v2\x15.tallystick.v1.RerateH\x00R\x06rerate\x12%\n" +
 	"\x0esealed_subject\x18\x04 \x01(\fR\rsealedSubjectB\x06\n" +
-	"\x04body\"\xa7\x01\n" +
+	"\x04body\"\xca\x01\n" +
 	"\aControl\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x18\n" +
 	"\acontent\x18\x04 \x01(\fR\acontent\x127\n" +
-	"\tissued_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\"\x93\x01\n" +
+	"\tissued_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\x12!\n" +
+	"\fcontent_gzip\x18\x06 \x01(\fR\vcontentGzip\"\x93\x01\n" +
 	"\x06Rerate\x12\x19\n" +
 	"\bevent_id\x18\x01 \x01(\tR\aeventId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x1a\n" +

@@ -30,7 +30,12 @@ type StartRerateRequest struct {
 	From *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
 	To   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
 	// Count and add up, and correct nothing.
-	DryRun        bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Price under this candidate in place of the book in force: what the usage would
+	// cost. Only with dry_run.
+	CandidateId string `protobuf:"bytes,5,opt,name=candidate_id,json=candidateId,proto3" json:"candidate_id,omitempty"`
+	// Price all usage as of this time, and not as of its own. Only with dry_run.
+	PriceAt       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=price_at,json=priceAt,proto3" json:"price_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -91,6 +96,20 @@ func (x *StartRerateRequest) GetDryRun() bool {
 		return x.DryRun
 	}
 	return false
+}
+
+func (x *StartRerateRequest) GetCandidateId() string {
+	if x != nil {
+		return x.CandidateId
+	}
+	return ""
+}
+
+func (x *StartRerateRequest) GetPriceAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PriceAt
+	}
+	return nil
 }
 
 type StartRerateResponse struct {
@@ -219,7 +238,12 @@ type RerateJob struct {
 	LookedAt int64 `protobuf:"varint,12,opt,name=looked_at,json=lookedAt,proto3" json:"looked_at,omitempty"`
 	Changed  int64 `protobuf:"varint,13,opt,name=changed,proto3" json:"changed,omitempty"`
 	// What their prices change by.
-	DifferenceUsd string `protobuf:"bytes,14,opt,name=difference_usd,json=differenceUsd,proto3" json:"difference_usd,omitempty"`
+	DifferenceUsd string                 `protobuf:"bytes,14,opt,name=difference_usd,json=differenceUsd,proto3" json:"difference_usd,omitempty"`
+	CandidateId   string                 `protobuf:"bytes,15,opt,name=candidate_id,json=candidateId,proto3" json:"candidate_id,omitempty"`
+	PriceAt       *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=price_at,json=priceAt,proto3" json:"price_at,omitempty"`
+	// What the usage looked at costs as far as it has a price; with difference_usd
+	// it is what it would cost.
+	CostBeforeUsd string `protobuf:"bytes,17,opt,name=cost_before_usd,json=costBeforeUsd,proto3" json:"cost_before_usd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -352,22 +376,742 @@ func (x *RerateJob) GetDifferenceUsd() string {
 	return ""
 }
 
+func (x *RerateJob) GetCandidateId() string {
+	if x != nil {
+		return x.CandidateId
+	}
+	return ""
+}
+
+func (x *RerateJob) GetPriceAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PriceAt
+	}
+	return nil
+}
+
+func (x *RerateJob) GetCostBeforeUsd() string {
+	if x != nil {
+		return x.CostBeforeUsd
+	}
+	return ""
+}
+
+type ListPriceBooksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPriceBooksRequest) Reset() {
+	*x = ListPriceBooksRequest{}
+	mi := &file_tallystick_v1_prices_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPriceBooksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPriceBooksRequest) ProtoMessage() {}
+
+func (x *ListPriceBooksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_prices_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPriceBooksRequest.ProtoReflect.Descriptor instead.
+func (*ListPriceBooksRequest) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_prices_proto_rawDescGZIP(), []int{4}
+}
+
+type ListPriceBooksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Books         []*PriceBook           `protobuf:"bytes,1,rep,name=books,proto3" json:"books,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPriceBooksResponse) Reset() {
+	*x = ListPriceBooksResponse{}
+	mi := &file_tallystick_v1_prices_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPriceBooksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPriceBooksResponse) ProtoMessage() {}
+
+func (x *ListPriceBooksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_prices_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPriceBooksResponse.ProtoReflect.Descriptor instead.
+func (*ListPriceBooksResponse) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_prices_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListPriceBooksResponse) GetBooks() []*PriceBook {
+	if x != nil {
+		return x.Books
+	}
+	return nil
+}
+
+type PriceBook struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// SHA-256 of the book, in hexadecimal: what entries name it by.
+	Hash     string                 `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	Bytes    int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	IssuedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"`
+	// Who approved it; empty for one that came with the program or its configuration.
+	CandidateId string `protobuf:"bytes,5,opt,name=candidate_id,json=candidateId,proto3" json:"candidate_id,omitempty"`
+	ApprovedBy  string `protobuf:"bytes,6,opt,name=approved_by,json=approvedBy,proto3" json:"approved_by,omitempty"`
+	// The book (JSON lines) in gzip; only of GetPriceBook.
+	ContentGzip   []byte `protobuf:"bytes,7,opt,name=content_gzip,json=contentGzip,proto3" json:"content_gzip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PriceBook) Reset() {
+	*x = PriceBook{}
+	mi := &file_tallystick_v1_prices_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PriceBook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PriceBook) ProtoMessage() {}
+
+func (x *PriceBook) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_prices_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PriceBook.ProtoReflect.Descriptor instead.
+func (*PriceBook) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_prices_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PriceBook) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *PriceBook) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *PriceBook) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *PriceBook) GetIssuedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.IssuedAt
+	}
+	return nil
+}
+
+func (x *PriceBook) GetCandidateId() string {
+	if x != nil {
+		return x.CandidateId
+	}
+	return ""
+}
+
+func (x *PriceBook) GetApprovedBy() string {
+	if x != nil {
+		return x.ApprovedBy
+	}
+	return ""
+}
+
+func (x *PriceBook) GetContentGzip() []byte {
+	if x != nil {
+		return x.ContentGzip
+	}
+	return nil
+}
+
+type GetPriceBookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the book in force.
+	Hash          string `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPriceBookRequest) Reset() {
+	*x = GetPriceBookRequest{}
+	mi := &file_tallystick_v1_prices_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPriceBookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPriceBookRequest) ProtoMessage() {}
+
+func (x *GetPriceBookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_prices_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPriceBookRequest.ProtoReflect.Descriptor instead.
+func (*GetPriceBookRequest) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_prices_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetPriceBookRequest) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+type ProposePricesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A price book (JSON lines) in gzip.
+	BookGzip []byte `protobuf:"bytes,1,opt,name=book_gzip,json=bookGzip,proto3" json:"book_gzip,omitempty"`
+	// When its prices begin; left out: now.
+	ValidFrom *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=valid_from,json=validFrom,proto3" json:"valid_from,omitempty"`
+	// Put it in the place of the book in force, history and all.
+	Whole         bool   `protobuf:"varint,3,opt,name=whole,proto3" json:"whole,omitempty"`
+	Note          string `protobuf:"bytes,4,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProposePricesRequest) Reset() {
+	*x = ProposePricesRequest{}
+	mi := &file_tallystick_v1_prices_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProposePricesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProposePricesRequest) ProtoMessage() {}
+
+func (x *ProposePricesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_prices_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProposePricesRequest.ProtoReflect.Descriptor instead.
+func (*ProposePricesRequest) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_prices_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ProposePricesRequest) GetBookGzip() []byte {
+	if x != nil {
+		return x.BookGzip
+	}
+	return nil
+}
+
+func (x *ProposePricesRequest) GetValidFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ValidFrom
+	}
+	return nil
+}
+
+func (x *ProposePricesRequest) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+func (x *ProposePricesRequest) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+type ProposePricesResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Candidate *PriceCandidate        `protobuf:"bytes,1,opt,name=candidate,proto3" json:"candidate,omitempty"`
+	// What it does to the book in force. Missing are prices that the list lacks:
+	// they stay.
+	Added         int32 `protobuf:"varint,2,opt,name=added,proto3" json:"added,omitempty"`
+	Changed       int32 `protobuf:"varint,3,opt,name=changed,proto3" json:"changed,omitempty"`
+	Unchanged     int32 `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	Missing       int32 `protobuf:"varint,5,opt,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProposePricesResponse) Reset() {
+	*x = ProposePricesResponse{}
+	mi := &file_tallystick_v1_prices_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProposePricesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProposePricesResponse) ProtoMessage() {}
+
+func (x *ProposePricesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_prices_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProposePricesResponse.ProtoReflect.Descriptor instead.
+func (*ProposePricesResponse) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_prices_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ProposePricesResponse) GetCandidate() *PriceCandidate {
+	if x != nil {
+		return x.Candidate
+	}
+	return nil
+}
+
+func (x *ProposePricesResponse) GetAdded() int32 {
+	if x != nil {
+		return x.Added
+	}
+	return 0
+}
+
+func (x *ProposePricesResponse) GetChanged() int32 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+func (x *ProposePricesResponse) GetUnchanged() int32 {
+	if x != nil {
+		return x.Unchanged
+	}
+	return 0
+}
+
+func (x *ProposePricesResponse) GetMissing() int32 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
+type PriceCandidate struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	CandidateId string                 `protobuf:"bytes,1,opt,name=candidate_id,json=candidateId,proto3" json:"candidate_id,omitempty"`
+	Version     string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Hash        string                 `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	Bytes       int64                  `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// The book in force that it was made of; empty when there was none.
+	BaseHash   string                 `protobuf:"bytes,5,opt,name=base_hash,json=baseHash,proto3" json:"base_hash,omitempty"`
+	Note       string                 `protobuf:"bytes,6,opt,name=note,proto3" json:"note,omitempty"`
+	ProposedBy string                 `protobuf:"bytes,7,opt,name=proposed_by,json=proposedBy,proto3" json:"proposed_by,omitempty"`
+	ProposedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=proposed_at,json=proposedAt,proto3" json:"proposed_at,omitempty"`
+	// proposed, approved, rejected or published.
+	State         string                 `protobuf:"bytes,9,opt,name=state,proto3" json:"state,omitempty"`
+	DecidedBy     string                 `protobuf:"bytes,10,opt,name=decided_by,json=decidedBy,proto3" json:"decided_by,omitempty"`
+	DecidedAt     *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=decided_at,json=decidedAt,proto3" json:"decided_at,omitempty"`
+	Reason        string                 `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
+	PublishedAt   *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=published_at,json=publishedAt,proto3" json:"published_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PriceCandidate) Reset() {
+	*x = PriceCandidate{}
+	mi := &file_tallystick_v1_prices_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PriceCandidate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PriceCandidate) ProtoMessage() {}
+
+func (x *PriceCandidate) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_prices_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PriceCandidate.ProtoReflect.Descriptor instead.
+func (*PriceCandidate) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_prices_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PriceCandidate) GetCandidateId() string {
+	if x != nil {
+		return x.CandidateId
+	}
+	return ""
+}
+
+func (x *PriceCandidate) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *PriceCandidate) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *PriceCandidate) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *PriceCandidate) GetBaseHash() string {
+	if x != nil {
+		return x.BaseHash
+	}
+	return ""
+}
+
+func (x *PriceCandidate) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *PriceCandidate) GetProposedBy() string {
+	if x != nil {
+		return x.ProposedBy
+	}
+	return ""
+}
+
+func (x *PriceCandidate) GetProposedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ProposedAt
+	}
+	return nil
+}
+
+func (x *PriceCandidate) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *PriceCandidate) GetDecidedBy() string {
+	if x != nil {
+		return x.DecidedBy
+	}
+	return ""
+}
+
+func (x *PriceCandidate) GetDecidedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DecidedAt
+	}
+	return nil
+}
+
+func (x *PriceCandidate) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PriceCandidate) GetPublishedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PublishedAt
+	}
+	return nil
+}
+
+type ListPriceCandidatesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only those in this state.
+	State         string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPriceCandidatesRequest) Reset() {
+	*x = ListPriceCandidatesRequest{}
+	mi := &file_tallystick_v1_prices_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPriceCandidatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPriceCandidatesRequest) ProtoMessage() {}
+
+func (x *ListPriceCandidatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_prices_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPriceCandidatesRequest.ProtoReflect.Descriptor instead.
+func (*ListPriceCandidatesRequest) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_prices_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListPriceCandidatesRequest) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+type ListPriceCandidatesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Candidates    []*PriceCandidate      `protobuf:"bytes,1,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPriceCandidatesResponse) Reset() {
+	*x = ListPriceCandidatesResponse{}
+	mi := &file_tallystick_v1_prices_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPriceCandidatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPriceCandidatesResponse) ProtoMessage() {}
+
+func (x *ListPriceCandidatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_prices_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPriceCandidatesResponse.ProtoReflect.Descriptor instead.
+func (*ListPriceCandidatesResponse) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_prices_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListPriceCandidatesResponse) GetCandidates() []*PriceCandidate {
+	if x != nil {
+		return x.Candidates
+	}
+	return nil
+}
+
+type GetPriceCandidateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CandidateId   string                 `protobuf:"bytes,1,opt,name=candidate_id,json=candidateId,proto3" json:"candidate_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPriceCandidateRequest) Reset() {
+	*x = GetPriceCandidateRequest{}
+	mi := &file_tallystick_v1_prices_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPriceCandidateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPriceCandidateRequest) ProtoMessage() {}
+
+func (x *GetPriceCandidateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_prices_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPriceCandidateRequest.ProtoReflect.Descriptor instead.
+func (*GetPriceCandidateRequest) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_prices_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *GetPriceCandidateRequest) GetCandidateId() string {
+	if x != nil {
+		return x.CandidateId
+	}
+	return ""
+}
+
+type DecidePricesRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	CandidateId string                 `protobuf:"bytes,1,opt,name=candidate_id,json=candidateId,proto3" json:"candidate_id,omitempty"`
+	// Why, for the audit log.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecidePricesRequest) Reset() {
+	*x = DecidePricesRequest{}
+	mi := &file_tallystick_v1_prices_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecidePricesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecidePricesRequest) ProtoMessage() {}
+
+func (x *DecidePricesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_prices_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecidePricesRequest.ProtoReflect.Descriptor instead.
+func (*DecidePricesRequest) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_prices_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DecidePricesRequest) GetCandidateId() string {
+	if x != nil {
+		return x.CandidateId
+	}
+	return ""
+}
+
+func (x *DecidePricesRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_tallystick_v1_prices_proto protoreflect.FileDescriptor
 
 const file_tallystick_v1_prices_proto_rawDesc = "" +
 	"\n" +
-	"\x1atallystick/v1/prices.proto\x12\rtallystick.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x01\n" +
+	"\x1atallystick/v1/prices.proto\x12\rtallystick.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x02\n" +
 	"\x12StartRerateRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12.\n" +
 	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
 	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x17\n" +
-	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"[\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12!\n" +
+	"\fcandidate_id\x18\x05 \x01(\tR\vcandidateId\x125\n" +
+	"\bprice_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\apriceAt\"[\n" +
 	"\x13StartRerateResponse\x12*\n" +
 	"\x03job\x18\x01 \x01(\v2\x18.tallystick.v1.RerateJobR\x03job\x12\x18\n" +
 	"\astarted\x18\x02 \x01(\bR\astarted\"F\n" +
 	"\x10GetRerateRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x15\n" +
-	"\x06job_id\x18\x02 \x01(\tR\x05jobId\"\xf0\x03\n" +
+	"\x06job_id\x18\x02 \x01(\tR\x05jobId\"\xf2\x04\n" +
 	"\tRerateJob\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\tR\x05jobId\x12.\n" +
@@ -385,8 +1129,74 @@ const file_tallystick_v1_prices_proto_rawDesc = "" +
 	"\blast_seq\x18\v \x01(\x03R\alastSeq\x12\x1b\n" +
 	"\tlooked_at\x18\f \x01(\x03R\blookedAt\x12\x18\n" +
 	"\achanged\x18\r \x01(\x03R\achanged\x12%\n" +
-	"\x0edifference_usd\x18\x0e \x01(\tR\rdifferenceUsd2\x86\x02\n" +
-	"\fPriceService\x12r\n" +
+	"\x0edifference_usd\x18\x0e \x01(\tR\rdifferenceUsd\x12!\n" +
+	"\fcandidate_id\x18\x0f \x01(\tR\vcandidateId\x125\n" +
+	"\bprice_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\apriceAt\x12&\n" +
+	"\x0fcost_before_usd\x18\x11 \x01(\tR\rcostBeforeUsd\"\x17\n" +
+	"\x15ListPriceBooksRequest\"H\n" +
+	"\x16ListPriceBooksResponse\x12.\n" +
+	"\x05books\x18\x01 \x03(\v2\x18.tallystick.v1.PriceBookR\x05books\"\xef\x01\n" +
+	"\tPriceBook\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\tR\x04hash\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x127\n" +
+	"\tissued_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\x12!\n" +
+	"\fcandidate_id\x18\x05 \x01(\tR\vcandidateId\x12\x1f\n" +
+	"\vapproved_by\x18\x06 \x01(\tR\n" +
+	"approvedBy\x12!\n" +
+	"\fcontent_gzip\x18\a \x01(\fR\vcontentGzip\")\n" +
+	"\x13GetPriceBookRequest\x12\x12\n" +
+	"\x04hash\x18\x01 \x01(\tR\x04hash\"\x98\x01\n" +
+	"\x14ProposePricesRequest\x12\x1b\n" +
+	"\tbook_gzip\x18\x01 \x01(\fR\bbookGzip\x129\n" +
+	"\n" +
+	"valid_from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tvalidFrom\x12\x14\n" +
+	"\x05whole\x18\x03 \x01(\bR\x05whole\x12\x12\n" +
+	"\x04note\x18\x04 \x01(\tR\x04note\"\xbc\x01\n" +
+	"\x15ProposePricesResponse\x12;\n" +
+	"\tcandidate\x18\x01 \x01(\v2\x1d.tallystick.v1.PriceCandidateR\tcandidate\x12\x14\n" +
+	"\x05added\x18\x02 \x01(\x05R\x05added\x12\x18\n" +
+	"\achanged\x18\x03 \x01(\x05R\achanged\x12\x1c\n" +
+	"\tunchanged\x18\x04 \x01(\x05R\tunchanged\x12\x18\n" +
+	"\amissing\x18\x05 \x01(\x05R\amissing\"\xcd\x03\n" +
+	"\x0ePriceCandidate\x12!\n" +
+	"\fcandidate_id\x18\x01 \x01(\tR\vcandidateId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\tR\x04hash\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x12\x1b\n" +
+	"\tbase_hash\x18\x05 \x01(\tR\bbaseHash\x12\x12\n" +
+	"\x04note\x18\x06 \x01(\tR\x04note\x12\x1f\n" +
+	"\vproposed_by\x18\a \x01(\tR\n" +
+	"proposedBy\x12;\n" +
+	"\vproposed_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"proposedAt\x12\x14\n" +
+	"\x05state\x18\t \x01(\tR\x05state\x12\x1d\n" +
+	"\n" +
+	"decided_by\x18\n" +
+	" \x01(\tR\tdecidedBy\x129\n" +
+	"\n" +
+	"decided_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tdecidedAt\x12\x16\n" +
+	"\x06reason\x18\f \x01(\tR\x06reason\x12=\n" +
+	"\fpublished_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vpublishedAt\"2\n" +
+	"\x1aListPriceCandidatesRequest\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\"\\\n" +
+	"\x1bListPriceCandidatesResponse\x12=\n" +
+	"\n" +
+	"candidates\x18\x01 \x03(\v2\x1d.tallystick.v1.PriceCandidateR\n" +
+	"candidates\"=\n" +
+	"\x18GetPriceCandidateRequest\x12!\n" +
+	"\fcandidate_id\x18\x01 \x01(\tR\vcandidateId\"P\n" +
+	"\x13DecidePricesRequest\x12!\n" +
+	"\fcandidate_id\x18\x01 \x01(\tR\vcandidateId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason2\xb4\t\n" +
+	"\fPriceService\x12w\n" +
+	"\x0eListPriceBooks\x12$.tallystick.v1.ListPriceBooksRequest\x1a%.tallystick.v1.ListPriceBooksResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/prices/books\x12\x80\x01\n" +
+	"\fGetPriceBook\x12\".tallystick.v1.GetPriceBookRequest\x1a\x18.tallystick.v1.PriceBook\"2\x82\xd3\xe4\x93\x02,Z\x11\x12\x0f/v1/prices/book\x12\x17/v1/prices/books/{hash}\x12|\n" +
+	"\rProposePrices\x12#.tallystick.v1.ProposePricesRequest\x1a$.tallystick.v1.ProposePricesResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/prices/candidates\x12\x8b\x01\n" +
+	"\x13ListPriceCandidates\x12).tallystick.v1.ListPriceCandidatesRequest\x1a*.tallystick.v1.ListPriceCandidatesResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/prices/candidates\x12\x89\x01\n" +
+	"\x11GetPriceCandidate\x12'.tallystick.v1.GetPriceCandidateRequest\x1a\x1d.tallystick.v1.PriceCandidate\",\x82\xd3\xe4\x93\x02&\x12$/v1/prices/candidates/{candidate_id}\x12\x8b\x01\n" +
+	"\rApprovePrices\x12\".tallystick.v1.DecidePricesRequest\x1a\x1d.tallystick.v1.PriceCandidate\"7\x82\xd3\xe4\x93\x021:\x01*\",/v1/prices/candidates/{candidate_id}:approve\x12\x89\x01\n" +
+	"\fRejectPrices\x12\".tallystick.v1.DecidePricesRequest\x1a\x1d.tallystick.v1.PriceCandidate\"6\x82\xd3\xe4\x93\x020:\x01*\"+/v1/prices/candidates/{candidate_id}:reject\x12r\n" +
 	"\vStartRerate\x12!.tallystick.v1.StartRerateRequest\x1a\".tallystick.v1.StartRerateResponse\"\x1c\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/v1/prices:rerate\x12\x81\x01\n" +
 	"\tGetRerate\x12\x1f.tallystick.v1.GetRerateRequest\x1a\x18.tallystick.v1.RerateJob\"9\x82\xd3\xe4\x93\x023Z\x14\x12\x12/v1/prices/rerates\x12\x1b/v1/prices/rerates/{job_id}BEZCgithub.com/tallystick/tallystick/api/gen/tallystick/v1;tallystickv1b\x06proto3"
 
@@ -402,31 +1212,66 @@ func file_tallystick_v1_prices_proto_rawDescGZIP() []byte {
 	return file_tallystick_v1_prices_proto_rawDescData
 }
 
-var file_tallystick_v1_prices_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_tallystick_v1_prices_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_tallystick_v1_prices_proto_goTypes = []any{
-	(*StartRerateRequest)(nil),    // 0: tallystick.v1.StartRerateRequest
-	(*StartRerateResponse)(nil),   // 1: tallystick.v1.StartRerateResponse
-	(*GetRerateRequest)(nil),      // 2: tallystick.v1.GetRerateRequest
-	(*RerateJob)(nil),             // 3: tallystick.v1.RerateJob
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
+	(*StartRerateRequest)(nil),          // 0: tallystick.v1.StartRerateRequest
+	(*StartRerateResponse)(nil),         // 1: tallystick.v1.StartRerateResponse
+	(*GetRerateRequest)(nil),            // 2: tallystick.v1.GetRerateRequest
+	(*RerateJob)(nil),                   // 3: tallystick.v1.RerateJob
+	(*ListPriceBooksRequest)(nil),       // 4: tallystick.v1.ListPriceBooksRequest
+	(*ListPriceBooksResponse)(nil),      // 5: tallystick.v1.ListPriceBooksResponse
+	(*PriceBook)(nil),                   // 6: tallystick.v1.PriceBook
+	(*GetPriceBookRequest)(nil),         // 7: tallystick.v1.GetPriceBookRequest
+	(*ProposePricesRequest)(nil),        // 8: tallystick.v1.ProposePricesRequest
+	(*ProposePricesResponse)(nil),       // 9: tallystick.v1.ProposePricesResponse
+	(*PriceCandidate)(nil),              // 10: tallystick.v1.PriceCandidate
+	(*ListPriceCandidatesRequest)(nil),  // 11: tallystick.v1.ListPriceCandidatesRequest
+	(*ListPriceCandidatesResponse)(nil), // 12: tallystick.v1.ListPriceCandidatesResponse
+	(*GetPriceCandidateRequest)(nil),    // 13: tallystick.v1.GetPriceCandidateRequest
+	(*DecidePricesRequest)(nil),         // 14: tallystick.v1.DecidePricesRequest
+	(*timestamppb.Timestamp)(nil),       // 15: google.protobuf.Timestamp
 }
 var file_tallystick_v1_prices_proto_depIdxs = []int32{
-	4, // 0: tallystick.v1.StartRerateRequest.from:type_name -> google.protobuf.Timestamp
-	4, // 1: tallystick.v1.StartRerateRequest.to:type_name -> google.protobuf.Timestamp
-	3, // 2: tallystick.v1.StartRerateResponse.job:type_name -> tallystick.v1.RerateJob
-	4, // 3: tallystick.v1.RerateJob.from:type_name -> google.protobuf.Timestamp
-	4, // 4: tallystick.v1.RerateJob.to:type_name -> google.protobuf.Timestamp
-	4, // 5: tallystick.v1.RerateJob.asked_at:type_name -> google.protobuf.Timestamp
-	4, // 6: tallystick.v1.RerateJob.finished_at:type_name -> google.protobuf.Timestamp
-	0, // 7: tallystick.v1.PriceService.StartRerate:input_type -> tallystick.v1.StartRerateRequest
-	2, // 8: tallystick.v1.PriceService.GetRerate:input_type -> tallystick.v1.GetRerateRequest
-	1, // 9: tallystick.v1.PriceService.StartRerate:output_type -> tallystick.v1.StartRerateResponse
-	3, // 10: tallystick.v1.PriceService.GetRerate:output_type -> tallystick.v1.RerateJob
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	15, // 0: tallystick.v1.StartRerateRequest.from:type_name -> google.protobuf.Timestamp
+	15, // 1: tallystick.v1.StartRerateRequest.to:type_name -> google.protobuf.Timestamp
+	15, // 2: tallystick.v1.StartRerateRequest.price_at:type_name -> google.protobuf.Timestamp
+	3,  // 3: tallystick.v1.StartRerateResponse.job:type_name -> tallystick.v1.RerateJob
+	15, // 4: tallystick.v1.RerateJob.from:type_name -> google.protobuf.Timestamp
+	15, // 5: tallystick.v1.RerateJob.to:type_name -> google.protobuf.Timestamp
+	15, // 6: tallystick.v1.RerateJob.asked_at:type_name -> google.protobuf.Timestamp
+	15, // 7: tallystick.v1.RerateJob.finished_at:type_name -> google.protobuf.Timestamp
+	15, // 8: tallystick.v1.RerateJob.price_at:type_name -> google.protobuf.Timestamp
+	6,  // 9: tallystick.v1.ListPriceBooksResponse.books:type_name -> tallystick.v1.PriceBook
+	15, // 10: tallystick.v1.PriceBook.issued_at:type_name -> google.protobuf.Timestamp
+	15, // 11: tallystick.v1.ProposePricesRequest.valid_from:type_name -> google.protobuf.Timestamp
+	10, // 12: tallystick.v1.ProposePricesResponse.candidate:type_name -> tallystick.v1.PriceCandidate
+	15, // 13: tallystick.v1.PriceCandidate.proposed_at:type_name -> google.protobuf.Timestamp
+	15, // 14: tallystick.v1.PriceCandidate.decided_at:type_name -> google.protobuf.Timestamp
+	15, // 15: tallystick.v1.PriceCandidate.published_at:type_name -> google.protobuf.Timestamp
+	10, // 16: tallystick.v1.ListPriceCandidatesResponse.candidates:type_name -> tallystick.v1.PriceCandidate
+	4,  // 17: tallystick.v1.PriceService.ListPriceBooks:input_type -> tallystick.v1.ListPriceBooksRequest
+	7,  // 18: tallystick.v1.PriceService.GetPriceBook:input_type -> tallystick.v1.GetPriceBookRequest
+	8,  // 19: tallystick.v1.PriceService.ProposePrices:input_type -> tallystick.v1.ProposePricesRequest
+	11, // 20: tallystick.v1.PriceService.ListPriceCandidates:input_type -> tallystick.v1.ListPriceCandidatesRequest
+	13, // 21: tallystick.v1.PriceService.GetPriceCandidate:input_type -> tallystick.v1.GetPriceCandidateRequest
+	14, // 22: tallystick.v1.PriceService.ApprovePrices:input_type -> tallystick.v1.DecidePricesRequest
+	14, // 23: tallystick.v1.PriceService.RejectPrices:input_type -> tallystick.v1.DecidePricesRequest
+	0,  // 24: tallystick.v1.PriceService.StartRerate:input_type -> tallystick.v1.StartRerateRequest
+	2,  // 25: tallystick.v1.PriceService.GetRerate:input_type -> tallystick.v1.GetRerateRequest
+	5,  // 26: tallystick.v1.PriceService.ListPriceBooks:output_type -> tallystick.v1.ListPriceBooksResponse
+	6,  // 27: tallystick.v1.PriceService.GetPriceBook:output_type -> tallystick.v1.PriceBook
+	9,  // 28: tallystick.v1.PriceService.ProposePrices:output_type -> tallystick.v1.ProposePricesResponse
+	12, // 29: tallystick.v1.PriceService.ListPriceCandidates:output_type -> tallystick.v1.ListPriceCandidatesResponse
+	10, // 30: tallystick.v1.PriceService.GetPriceCandidate:output_type -> tallystick.v1.PriceCandidate
+	10, // 31: tallystick.v1.PriceService.ApprovePrices:output_type -> tallystick.v1.PriceCandidate
+	10, // 32: tallystick.v1.PriceService.RejectPrices:output_type -> tallystick.v1.PriceCandidate
+	1,  // 33: tallystick.v1.PriceService.StartRerate:output_type -> tallystick.v1.StartRerateResponse
+	3,  // 34: tallystick.v1.PriceService.GetRerate:output_type -> tallystick.v1.RerateJob
+	26, // [26:35] is the sub-list for method output_type
+	17, // [17:26] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_tallystick_v1_prices_proto_init() }
@@ -440,7 +1285,7 @@ func file_tallystick_v1_prices_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tallystick_v1_prices_proto_rawDesc), len(file_tallystick_v1_prices_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,16 +19,38 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PriceService_StartRerate_FullMethodName = "/tallystick.v1.PriceService/StartRerate"
-	PriceService_GetRerate_FullMethodName   = "/tallystick.v1.PriceService/GetRerate"
+	PriceService_ListPriceBooks_FullMethodName      = "/tallystick.v1.PriceService/ListPriceBooks"
+	PriceService_GetPriceBook_FullMethodName        = "/tallystick.v1.PriceService/GetPriceBook"
+	PriceService_ProposePrices_FullMethodName       = "/tallystick.v1.PriceService/ProposePrices"
+	PriceService_ListPriceCandidates_FullMethodName = "/tallystick.v1.PriceService/ListPriceCandidates"
+	PriceService_GetPriceCandidate_FullMethodName   = "/tallystick.v1.PriceService/GetPriceCandidate"
+	PriceService_ApprovePrices_FullMethodName       = "/tallystick.v1.PriceService/ApprovePrices"
+	PriceService_RejectPrices_FullMethodName        = "/tallystick.v1.PriceService/RejectPrices"
+	PriceService_StartRerate_FullMethodName         = "/tallystick.v1.PriceService/StartRerate"
+	PriceService_GetRerate_FullMethodName           = "/tallystick.v1.PriceService/GetRerate"
 )
 
 // PriceServiceClient is the client API for PriceService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// PriceService is about prices that change after they were used.
+// PriceService is about price books, and prices that change after they were used.
 type PriceServiceClient interface {
+	// ListPriceBooks lists the books that were published, the newest first.
+	ListPriceBooks(ctx context.Context, in *ListPriceBooksRequest, opts ...grpc.CallOption) (*ListPriceBooksResponse, error)
+	// GetPriceBook gives a book that was published or proposed, or the one in force.
+	GetPriceBook(ctx context.Context, in *GetPriceBookRequest, opts ...grpc.CallOption) (*PriceBook, error)
+	// ProposePrices makes a candidate of a list of prices: the next version of the
+	// book in force. Nothing is priced by it until a human approves it.
+	ProposePrices(ctx context.Context, in *ProposePricesRequest, opts ...grpc.CallOption) (*ProposePricesResponse, error)
+	// ListPriceCandidates lists candidates, the newest first.
+	ListPriceCandidates(ctx context.Context, in *ListPriceCandidatesRequest, opts ...grpc.CallOption) (*ListPriceCandidatesResponse, error)
+	GetPriceCandidate(ctx context.Context, in *GetPriceCandidateRequest, opts ...grpc.CallOption) (*PriceCandidate, error)
+	// ApprovePrices has a candidate published: usage that reaches the ledger from
+	// then on is priced by it. It is refused when the book in force is another one
+	// than the candidate was made of.
+	ApprovePrices(ctx context.Context, in *DecidePricesRequest, opts ...grpc.CallOption) (*PriceCandidate, error)
+	RejectPrices(ctx context.Context, in *DecidePricesRequest, opts ...grpc.CallOption) (*PriceCandidate, error)
 	// StartRerate has a tenant's usage of a time range priced anew under the price
 	// book in force. Where the price differs, or is known at last, the ledger gets
 	// a correction; no entry is changed. A job that is killed goes on by itself.
@@ -44,6 +66,76 @@ type priceServiceClient struct {
 
 func NewPriceServiceClient(cc grpc.ClientConnInterface) PriceServiceClient {
 	return &priceServiceClient{cc}
+}
+
+func (c *priceServiceClient) ListPriceBooks(ctx context.Context, in *ListPriceBooksRequest, opts ...grpc.CallOption) (*ListPriceBooksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListPriceBooksResponse)
+	err := c.cc.Invoke(ctx, PriceService_ListPriceBooks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *priceServiceClient) GetPriceBook(ctx context.Context, in *GetPriceBookRequest, opts ...grpc.CallOption) (*PriceBook, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PriceBook)
+	err := c.cc.Invoke(ctx, PriceService_GetPriceBook_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *priceServiceClient) ProposePrices(ctx context.Context, in *ProposePricesRequest, opts ...grpc.CallOption) (*ProposePricesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ProposePricesResponse)
+	err := c.cc.Invoke(ctx, PriceService_ProposePrices_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *priceServiceClient) ListPriceCandidates(ctx context.Context, in *ListPriceCandidatesRequest, opts ...grpc.CallOption) (*ListPriceCandidatesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListPriceCandidatesResponse)
+	err := c.cc.Invoke(ctx, PriceService_ListPriceCandidates_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *priceServiceClient) GetPriceCandidate(ctx context.Context, in *GetPriceCandidateRequest, opts ...grpc.CallOption) (*PriceCandidate, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PriceCandidate)
+	err := c.cc.Invoke(ctx, PriceService_GetPriceCandidate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *priceServiceClient) ApprovePrices(ctx context.Context, in *DecidePricesRequest, opts ...grpc.CallOption) (*PriceCandidate, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PriceCandidate)
+	err := c.cc.Invoke(ctx, PriceService_ApprovePrices_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *priceServiceClient) RejectPrices(ctx context.Context, in *DecidePricesRequest, opts ...grpc.CallOption) (*PriceCandidate, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PriceCandidate)
+	err := c.cc.Invoke(ctx, PriceService_RejectPrices_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (c *priceServiceClient) StartRerate(ctx context.Context, in *StartRerateRequest, opts ...grpc.CallOption) (*StartRerateResponse, error) {
@@ -70,8 +162,23 @@ func (c *priceServiceClient) GetRerate(ctx context.Context, in *GetRerateRequest
 // All implementations must embed UnimplementedPriceServiceServer
 // for forward compatibility.
 //
-// PriceService is about prices that change after they were used.
+// PriceService is about price books, and prices that change after they were used.
 type PriceServiceServer interface {
+	// ListPriceBooks lists the books that were published, the newest first.
+	ListPriceBooks(context.Context, *ListPriceBooksRequest) (*ListPriceBooksResponse, error)
+	// GetPriceBook gives a book that was published or proposed, or the one in force.
+	GetPriceBook(context.Context, *GetPriceBookRequest) (*PriceBook, error)
+	// ProposePrices makes a candidate of a list of prices: the next version of the
+	// book in force. Nothing is priced by it until a human approves it.
+	ProposePrices(context.Context, *ProposePricesRequest) (*ProposePricesResponse, error)
+	// ListPriceCandidates lists candidates, the newest first.
+	ListPriceCandidates(context.Context, *ListPriceCandidatesRequest) (*ListPriceCandidatesResponse, error)
+	GetPriceCandidate(context.Context, *GetPriceCandidateRequest) (*PriceCandidate, error)
+	// ApprovePrices has a candidate published: usage that reaches the ledger from
+	// then on is priced by it. It is refused when the book in force is another one
+	// than the candidate was made of.
+	ApprovePrices(context.Context, *DecidePricesRequest) (*PriceCandidate, error)
+	RejectPrices(context.Context, *DecidePricesRequest) (*PriceCandidate, error)
 	// StartRerate has a tenant's usage of a time range priced anew under the price
 	// book in force. Where the price differs, or is known at last, the ledger gets
 	// a correction; no entry is changed. A job that is killed goes on by itself.
@@ -89,6 +196,27 @@ type PriceServiceServer interface {
 // pointer dereference when methods are called.
 type UnimplementedPriceServiceServer struct{}
 
+func (UnimplementedPriceServiceServer) ListPriceBooks(context.Context, *ListPriceBooksRequest) (*ListPriceBooksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListPriceBooks not implemented")
+}
+func (UnimplementedPriceServiceServer) GetPriceBook(context.Context, *GetPriceBookRequest) (*PriceBook, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetPriceBook not implemented")
+}
+func (UnimplementedPriceServiceServer) ProposePrices(context.Context, *ProposePricesRequest) (*ProposePricesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ProposePrices not implemented")
+}
+func (UnimplementedPriceServiceServer) ListPriceCandidates(context.Context, *ListPriceCandidatesRequest) (*ListPriceCandidatesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListPriceCandidates not implemented")
+}
+func (UnimplementedPriceServiceServer) GetPriceCandidate(context.Context, *GetPriceCandidateRequest) (*PriceCandidate, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetPriceCandidate not implemented")
+}
+func (UnimplementedPriceServiceServer) ApprovePrices(context.Context, *DecidePricesRequest) (*PriceCandidate, error) {
+	return nil, status.Error(codes.Unimplemented, "method ApprovePrices not implemented")
+}
+func (UnimplementedPriceServiceServer) RejectPrices(context.Context, *DecidePricesRequest) (*PriceCandidate, error) {
+	return nil, status.Error(codes.Unimplemented, "method RejectPrices not implemented")
+}
 func (UnimplementedPriceServiceServer) StartRerate(context.Context, *StartRerateRequest) (*StartRerateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StartRerate not implemented")
 }
@@ -114,6 +242,132 @@ func RegisterPriceServiceServer(s grpc.ServiceRegistrar, srv PriceServiceServer)
 		t.testEmbeddedByValue()
 	}
 	s.RegisterService(&PriceService_ServiceDesc, srv)
+}
+
+func _PriceService_ListPriceBooks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListPriceBooksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PriceServiceServer).ListPriceBooks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PriceService_ListPriceBooks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PriceServiceServer).ListPriceBooks(ctx, req.(*ListPriceBooksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PriceService_GetPriceBook_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPriceBookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PriceServiceServer).GetPriceBook(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PriceService_GetPriceBook_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PriceServiceServer).GetPriceBook(ctx, req.(*GetPriceBookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PriceService_ProposePrices_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ProposePricesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PriceServiceServer).ProposePrices(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PriceService_ProposePrices_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PriceServiceServer).ProposePrices(ctx, req.(*ProposePricesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PriceService_ListPriceCandidates_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListPriceCandidatesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PriceServiceServer).ListPriceCandidates(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PriceService_ListPriceCandidates_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PriceServiceServer).ListPriceCandidates(ctx, req.(*ListPriceCandidatesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PriceService_GetPriceCandidate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPriceCandidateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PriceServiceServer).GetPriceCandidate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PriceService_GetPriceCandidate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PriceServiceServer).GetPriceCandidate(ctx, req.(*GetPriceCandidateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PriceService_ApprovePrices_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DecidePricesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PriceServiceServer).ApprovePrices(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PriceService_ApprovePrices_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PriceServiceServer).ApprovePrices(ctx, req.(*DecidePricesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PriceService_RejectPrices_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DecidePricesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PriceServiceServer).RejectPrices(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PriceService_RejectPrices_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PriceServiceServer).RejectPrices(ctx, req.(*DecidePricesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
 
 func _PriceService_StartRerate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
@@ -159,6 +413,34 @@ var PriceService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "tallystick.v1.PriceService",
 	HandlerType: (*PriceServiceServer)(nil),
 	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "ListPriceBooks",
+			Handler:    _PriceService_ListPriceBooks_Handler,
+		},
+		{
+			MethodName: "GetPriceBook",
+			Handler:    _PriceService_GetPriceBook_Handler,
+		},
+		{
+			MethodName: "ProposePrices",
+			Handler:    _PriceService_ProposePrices_Handler,
+		},
+		{
+			MethodName: "ListPriceCandidates",
+			Handler:    _PriceService_ListPriceCandidates_Handler,
+		},
+		{
+			MethodName: "GetPriceCandidate",
+			Handler:    _PriceService_GetPriceCandidate_Handler,
+		},
+		{
+			MethodName: "ApprovePrices",
+			Handler:    _PriceService_ApprovePrices_Handler,
+		},
+		{
+			MethodName: "RejectPrices",
+			Handler:    _PriceService_RejectPrices_Handler,
+		},
 		{
 			MethodName: "StartRerate",
 			Handler:    _PriceService_StartRerate_Handler,
