@@ -7,7 +7,7 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultFlushInterval    = 700 * time.Millisecond
+	DefaultFlushInterval    = 600 * time.Millisecond
 	DefaultFlushRows        = 50_000
 	DefaultMaxPlanRows      = 100_000
 	DefaultMaxPlanFrames    = 4_000
