@@ -29,24 +29,24 @@ type body struct {
 }
 
 // read takes all of src, decompressing it as it comes, so that never more than
-// MaxBodyBytes of it are held. The bytes live until the next read. Errors:
-// errTooLarge, errEncoding, or what src says.
-func (b *body) read(src io.Reader, encoding string, sizeHint int64) ([]byte, error) {
+// max bytes of it are held, at most MaxDoorBytes. The bytes live until the next read.
+// Errors: errTooLarge, errEncoding, or what src says.
+func (b *body) read(src io.Reader, encoding string, sizeHint, max int64) ([]byte, error) {
 	b.buf.Reset()
-	if sizeHint > 0 && sizeHint <= MaxBodyBytes {
+	if sizeHint > 0 && sizeHint <= max {
 		b.buf.Grow(int(sizeHint) + bytes.MinRead)
 	}
-	sent := &countingReader{r: src}
+	sent := &countingReader{r: src, max: max}
 	plain, err := b.decoder(sent, encoding)
 	if err == nil {
-		b.limit = io.LimitedReader{R: plain, N: MaxBodyBytes + 1}
+		b.limit = io.LimitedReader{R: plain, N: max + 1}
 		_, err = b.buf.ReadFrom(&b.limit)
 	}
 	b.limit.R = nil
 	switch {
 	case sent.err != nil:
 		return nil, sent.err
-	case sent.n > MaxBodyBytes || b.buf.Len() > MaxBodyBytes || errors.Is(err, zstd.ErrDecoderSizeExceeded) || errors.Is(err, zstd.ErrWindowSizeExceeded):
+	case sent.n > max || int64(b.buf.Len()) > max || errors.Is(err, zstd.ErrDecoderSizeExceeded) || errors.Is(err, zstd.ErrWindowSizeExceeded):
 		return nil, errTooLarge
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errEncoding, err)
@@ -66,7 +66,7 @@ func (b *body) decoder(src io.Reader, encoding string) (io.Reader, error) {
 	default:
 		if b.zs == nil {
 			zs, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-				zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderMaxMemory(MaxBodyBytes+1))
+				zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderMaxMemory(MaxDoorBytes+1))
 			if err != nil {
 				return nil, err
 			}
@@ -89,13 +89,13 @@ func (b *body) release() {
 // countingReader bounds what is read of a body as sent, and keeps the
 // transport's own error apart from those of a decoder above it.
 type countingReader struct {
-	r   io.Reader
-	n   int64
-	err error
+	r      io.Reader
+	n, max int64
+	err    error
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
-	if c.n > MaxBodyBytes {
+	if c.n > c.max {
 		return 0, errTooLarge
 	}
 	n, err := c.r.Read(p)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"mime"
 	"net/http"
 	"os"
@@ -77,9 +78,9 @@ func (e *Edge) receive(w http.ResponseWriter, r *http.Request) (caller, *results
 	if p != nil {
 		return c, nil, p
 	}
-	size := reservation(r.ContentLength, encoding)
+	size := reservation(r.ContentLength, encoding, MaxBodyBytes)
 	if size < 0 {
-		return c, nil, tooLarge()
+		return c, nil, tooLarge(MaxBodyBytes)
 	}
 	if !e.gate.reserve(size) {
 		return c, nil, busy()
@@ -87,7 +88,7 @@ func (e *Edge) receive(w http.ResponseWriter, r *http.Request) (caller, *results
 	defer e.gate.release(size)
 	b := e.bodies.Get().(*body)
 	defer func() { b.release(); e.bodies.Put(b) }()
-	raw, p := e.readBody(w, r, b, encoding)
+	raw, p := e.readBody(w, r, b, encoding, MaxBodyBytes)
 	if p != nil {
 		return c, nil, p
 	}
@@ -236,41 +237,46 @@ func bodyForm(h http.Header) (media, encoding string, p *problem) {
 		}
 		media = parsed
 	}
+	encoding, p = contentEncoding(h)
+	return media, encoding, p
+}
+
+func contentEncoding(h http.Header) (encoding string, p *problem) {
 	switch encoding = strings.ToLower(strings.Join(h.Values("Content-Encoding"), ",")); encoding {
 	case "identity":
-		encoding = encodingIdentity
+		return encodingIdentity, nil
 	case encodingIdentity, encodingGzip, encodingZstd:
+		return encoding, nil
 	default:
-		return "", "", newProblem(http.StatusUnsupportedMediaType, reasonEncoding, "use gzip, zstd or no content encoding")
+		return "", newProblem(http.StatusUnsupportedMediaType, reasonEncoding, "use gzip, zstd or no content encoding")
 	}
-	return media, encoding, nil
 }
 
 // reservation is how many bytes to reserve for a body: the most it can hold
 // where its length does not say. It is negative when the length is too great.
-func reservation(contentLength int64, encoding string) int64 {
+func reservation(contentLength int64, encoding string, max int64) int64 {
 	switch {
-	case contentLength > MaxBodyBytes:
+	case contentLength > max:
 		return -1
 	case contentLength < 0 || encoding != encodingIdentity:
-		return MaxBodyBytes
+		return max
 	default:
 		return contentLength
 	}
 }
 
 // readBody reads the body within its time and size.
-func (e *Edge) readBody(w http.ResponseWriter, r *http.Request, b *body, encoding string) ([]byte, *problem) {
+func (e *Edge) readBody(w http.ResponseWriter, r *http.Request, b *body, encoding string, max int64) ([]byte, *problem) {
 	// A ResponseWriter without deadlines is a test's; the server's own hold then.
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(e.opts.BodyTimeout))
-	raw, err := b.read(r.Body, encoding, r.ContentLength)
+	raw, err := b.read(r.Body, encoding, r.ContentLength, max)
 	switch {
 	case err == nil:
 		_ = control.SetReadDeadline(time.Time{})
 		return raw, nil
 	case errors.Is(err, errTooLarge):
-		return nil, tooLarge()
+		return nil, tooLarge(max)
 	case errors.Is(err, errEncoding):
 		return nil, newProblem(http.StatusBadRequest, reasonMalformed, "the body is not "+encoding+", or is cut short")
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -280,8 +286,9 @@ func (e *Edge) readBody(w http.ResponseWriter, r *http.Request, b *body, encodin
 	}
 }
 
-func tooLarge() *problem {
-	return newProblem(http.StatusRequestEntityTooLarge, reasonTooLarge, "a body is at most 4 MiB, as sent and decompressed")
+func tooLarge(max int64) *problem {
+	return newProblem(http.StatusRequestEntityTooLarge, reasonTooLarge,
+		fmt.Sprintf("a body is at most %d MiB, as sent and decompressed", max>>20))
 }
 
 func busy() *problem {

@@ -63,3 +63,16 @@ func (a *Attribution) baggage(value string) {
 		a.Metadata(strings.TrimPrefix(name, ownBaggage), text)
 	}
 }
+
+// Object takes a JSON object of plain values as metadata. What is nested or no
+// object is left out and counted.
+func (a *Attribution) Object(value string) {
+	if len(value) > maxHeaderBytes {
+		a.Dropped++
+		return
+	}
+	a.object(value)
+}
+
+// Known reports whether a name of metadata means a dimension.
+func Known(name string) bool { return dimensionOf(name) != Tag }
