@@ -1933,8 +1933,10 @@ func (x *SendTelemetryRequest) GetMac() []byte {
 // SendTelemetryResponse says that the frame is taken: samples are in Kafka.
 type SendTelemetryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As Ack.seq; 0 for a heartbeat or an inventory.
-	Seq           int64 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	// The frame's number; 0 for a heartbeat or an inventory.
+	Seq int64 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	// Of samples that were refused for ever; left out when there are none.
+	Refusal       *Refusal `protobuf:"bytes,2,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1974,6 +1976,13 @@ func (x *SendTelemetryResponse) GetSeq() int64 {
 		return x.Seq
 	}
 	return 0
+}
+
+func (x *SendTelemetryResponse) GetRefusal() *Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return nil
 }
 
 var File_tallystick_v1_telemetry_proto protoreflect.FileDescriptor
@@ -2212,9 +2221,10 @@ const file_tallystick_v1_telemetry_proto_rawDesc = "" +
 	"sent_at_us\x18\x05 \x01(\x03R\bsentAtUs\x12\x14\n" +
 	"\x05nonce\x18\x06 \x01(\fR\x05nonce\x12\x14\n" +
 	"\x05frame\x18\a \x01(\fR\x05frame\x12\x10\n" +
-	"\x03mac\x18\x0f \x01(\fR\x03mac\")\n" +
+	"\x03mac\x18\x0f \x01(\fR\x03mac\"[\n" +
 	"\x15SendTelemetryResponse\x12\x10\n" +
-	"\x03seq\x18\x01 \x01(\x03R\x03seq2\xb5\x01\n" +
+	"\x03seq\x18\x01 \x01(\x03R\x03seq\x120\n" +
+	"\arefusal\x18\x02 \x01(\v2\x16.tallystick.v1.RefusalR\arefusal2\xb5\x01\n" +
 	"\fAgentGateway\x12G\n" +
 	"\aConnect\x12\x19.tallystick.v1.AgentFrame\x1a\x1b.tallystick.v1.GatewayFrame\"\x00(\x010\x01\x12\\\n" +
 	"\rSendTelemetry\x12#.tallystick.v1.SendTelemetryRequest\x1a$.tallystick.v1.SendTelemetryResponse\"\x00BEZCgithub.com/tallystick/tallystick/api/gen/tallystick/v1;tallystickv1b\x06proto3"
@@ -2273,15 +2283,16 @@ var file_tallystick_v1_telemetry_proto_depIdxs = []int32{
 	18, // 16: tallystick.v1.Inventory.taken_at:type_name -> google.protobuf.Timestamp
 	13, // 17: tallystick.v1.Inventory.devices:type_name -> tallystick.v1.GpuDevice
 	14, // 18: tallystick.v1.GpuDevice.instances:type_name -> tallystick.v1.GpuInstance
-	3,  // 19: tallystick.v1.AgentGateway.Connect:input_type -> tallystick.v1.AgentFrame
-	15, // 20: tallystick.v1.AgentGateway.SendTelemetry:input_type -> tallystick.v1.SendTelemetryRequest
-	4,  // 21: tallystick.v1.AgentGateway.Connect:output_type -> tallystick.v1.GatewayFrame
-	16, // 22: tallystick.v1.AgentGateway.SendTelemetry:output_type -> tallystick.v1.SendTelemetryResponse
-	21, // [21:23] is the sub-list for method output_type
-	19, // [19:21] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	10, // 19: tallystick.v1.SendTelemetryResponse.refusal:type_name -> tallystick.v1.Refusal
+	3,  // 20: tallystick.v1.AgentGateway.Connect:input_type -> tallystick.v1.AgentFrame
+	15, // 21: tallystick.v1.AgentGateway.SendTelemetry:input_type -> tallystick.v1.SendTelemetryRequest
+	4,  // 22: tallystick.v1.AgentGateway.Connect:output_type -> tallystick.v1.GatewayFrame
+	16, // 23: tallystick.v1.AgentGateway.SendTelemetry:output_type -> tallystick.v1.SendTelemetryResponse
+	22, // [22:24] is the sub-list for method output_type
+	20, // [20:22] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_tallystick_v1_telemetry_proto_init() }
