@@ -97,8 +97,16 @@ type Config struct {
 	Limits      Limits      `koanf:"limits"`
 	Providers   Providers   `koanf:"providers"`
 	Bedrock     Bedrock     `koanf:"bedrock"`
+	GPUTime     GPUTime     `koanf:"gputime"`
 	Proxy       Proxy       `koanf:"proxy"`
 	Log         Log         `koanf:"log"`
+}
+
+// GPUTime is how samples of GPUs become usage events.
+type GPUTime struct {
+	WindowSeconds   int `koanf:"window_seconds"`   // that one event accounts for; divides an hour
+	LatenessSeconds int `koanf:"lateness_seconds"` // that a window waits after its end
+	MaxGapSeconds   int `koanf:"max_gap_seconds"`  // that one sample may stand for
 }
 
 // Bedrock is how tenants' invocation logs are read.
@@ -190,7 +198,9 @@ type ClickHouse struct {
 
 // Prices is where prices come from beside the built-in book.
 type Prices struct {
-	File string `koanf:"file"`
+	File     string `koanf:"file"`
+	Form     string `koanf:"form"` // of pricing.Forms; "" is found out
+	FourEyes bool   `koanf:"four_eyes"`
 }
 
 // Limits bound the work that ingest has in hand; what is over them is refused

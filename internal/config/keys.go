@@ -27,6 +27,10 @@ const (
 	DefaultName              = "tallystick.local"
 	DefaultCheckpointSeconds = 10
 	DefaultBedrockSeconds    = 60
+	// Of GPU time.
+	DefaultGPUWindowSeconds   = 300
+	DefaultGPULatenessSeconds = 120
+	DefaultGPUMaxGapSeconds   = 120
 	// Of the proxy.
 	DefaultProxyListen  = "127.0.0.1:8323"
 	DefaultSpoolBytes   = 1 << 30
@@ -85,7 +89,9 @@ var keys = []key{
 	{"postgres.bin_dir", text, "", false, "run the embedded Postgres from these system binaries (15 or later)"},
 	{"clickhouse.dsn", text, "", true, "ClickHouse DSN (default: embedded)"},
 	{"clickhouse.dsn_file", text, "", false, "file with the ClickHouse DSN"},
-	{"prices.file", text, "", false, "price book to import at start, beside the built-in one"},
+	{"prices.file", text, "", false, "price list to begin with in place of the built-in book; a book that was approved (tallystick prices) goes before it"},
+	{"prices.form", text, "", false, "its form: book, litellm, genai-prices, models.dev, csv or yaml (default: found out)"},
+	{"prices.four_eyes", yesNo, false, false, "somebody else than who proposed prices must approve them"},
 	{"kms.kind", text, KMSLocal, false, "what wraps the tenants' root keys: local (a master key in the data directory), aws, gcp or vault (also OpenBao)"},
 	{"kms.key", text, "", false, "the key there: an ARN, projects/…/cryptoKeys/…, or MOUNT/NAME of a transit engine"},
 	{"kms.region", text, "", false, "AWS region, where kms.key is no ARN"},
@@ -109,6 +115,9 @@ var keys = []key{
 	{"checkpoints.dir", text, "", false, "append-only directory of signed checkpoints (default: checkpoints in the data directory)"},
 	{"checkpoints.interval_seconds", number, DefaultCheckpointSeconds, false, "how often new entries are signed"},
 	{"checkpoints.witnesses", list, []string{}, false, "witnesses that cosign checkpoints, each \"VKEY URL\""},
+	{"gputime.window_seconds", number, DefaultGPUWindowSeconds, false, "span that one event of GPU time accounts for; divides an hour"},
+	{"gputime.lateness_seconds", number, DefaultGPULatenessSeconds, false, "how long such a span waits for samples after its end"},
+	{"gputime.max_gap_seconds", number, DefaultGPUMaxGapSeconds, false, "longest time that one sample of a GPU may stand for"},
 	{"bedrock.directory", text, "", false, "directory of Bedrock invocation logs that connections may name folders of (default: none may)"},
 	{"bedrock.interval_seconds", number, DefaultBedrockSeconds, false, "pause between two readings of a connection to Bedrock logs"},
 	{"proxy.listen", text, DefaultProxyListen, false, "address of the metering proxy (empty: not served)"},

@@ -40,6 +40,10 @@ func (c *Config) Validate() error {
 	p.want(cp.Dir == "" || filepath.IsAbs(cp.Dir), "checkpoints.dir", "%q is not an absolute path", cp.Dir)
 	p.want(cp.IntervalSeconds >= 1 && cp.IntervalSeconds <= maxCheckpointSeconds, "checkpoints.interval_seconds",
 		"must be 1 to %d, got %d", maxCheckpointSeconds, cp.IntervalSeconds)
+	g := c.GPUTime
+	p.want(g.WindowSeconds >= 1 && 3600%max(1, g.WindowSeconds) == 0, "gputime.window_seconds", "%d does not divide an hour", g.WindowSeconds)
+	p.want(g.LatenessSeconds >= 1 && g.LatenessSeconds <= 3600, "gputime.lateness_seconds", "%d is not 1 to 3600", g.LatenessSeconds)
+	p.want(g.MaxGapSeconds >= 1 && g.MaxGapSeconds <= g.WindowSeconds, "gputime.max_gap_seconds", "%d is not 1 to gputime.window_seconds", g.MaxGapSeconds)
 	p.want(c.Bedrock.IntervalSeconds >= 1 && c.Bedrock.IntervalSeconds <= maxBedrockSeconds, "bedrock.interval_seconds",
 		"must be 1 to %d, got %d", maxBedrockSeconds, c.Bedrock.IntervalSeconds)
 	p.want(c.Bedrock.Directory == "" || filepath.IsAbs(c.Bedrock.Directory), "bedrock.directory", "%q is not an absolute path", c.Bedrock.Directory)

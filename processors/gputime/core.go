@@ -306,7 +306,9 @@ func (c *Core) Take() Changes {
 		}
 	}
 	for s, n := range c.counts {
-		ch.Counts[s] = *n
+		if *n != (Counts{}) {
+			ch.Counts[s] = *n
+		}
 	}
 	clear(c.counts)
 	return ch
