@@ -81,7 +81,7 @@ func (s *Snapshot) addMetric(name string, labels map[string]string, value string
 			return fmt.Errorf("%w: more than %d devices", ErrFormat, maxDevices*8)
 		}
 		m = &pb.GpuSample{
-			GpuUuid: uuid, MigUuid: mig, MigProfile: present(labels["GPU_I_PROFILE"]),
+			GpuUuid: uuid, MigUuid: mig, MigProfile: word(labels["GPU_I_PROFILE"]),
 			Model: present(labels["modelName"]), Vendor: VendorNVIDIA, Source: SourceDCGM,
 		}
 		index.set(m, labels["gpu"], "")

@@ -36,9 +36,10 @@ const (
 	VendorAMD      = "amd"
 	KindCompute    = "compute"
 	KindGraphics   = "graphics"
+	maxWordBytes   = 64  // of a profile
 	maxWorkloads   = 64  // of one sample
 	maxDevices     = 256 // of one host, MIG instances not counted
-	maxTextBytes   = 512 // of one name
+	maxTextBytes   = 256 // of one name, as the gateway takes it
 	maxInputBytes  = 32 << 20
 	maxMIGInstance = 64 // of one device
 )

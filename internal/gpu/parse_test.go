@@ -233,7 +233,7 @@ func TestValues(t *testing.T) {
 		{watts, "69.85 W", "", 69.85}, {watts, "NaN", "", nil}, {watts, "0x10", "", nil}, {celsius, "27 C", "", 27.0}, {celsius, "N/A", "", nil},
 		{mhz, "300", "MHz", 300.0}, {ratio, "0.25", "", 25.0}, {ratio, "1.01", "", nil},
 		{mebibyte, "596 MiB", "", uint64(596 << 20)}, {mebibyte, "1", "", uint64(1 << 20)}, {mebibyte, "2 GiB", "", uint64(2 << 30)},
-		{mebibyte, "1 furlong", "", nil}, {mebibyte, "17592186044416", "", nil}, {octets, "34342961152", "", uint64(34342961152)},
+		{mebibyte, "1 furlong", "", nil}, {mebibyte, "17592186044416", "", nil}, {mebibyte, "67108865", "", nil}, {octets, "34342961152", "", uint64(34342961152)},
 		{count, "18446744073709551615", "", nil}, {count, "5.0", "", uint64(5)}, {count, "5.5", "", nil}, {count, "0", "", uint64(0)},
 		{mask, "0x0000000000000041", "", uint64(65)}, {mask, "65", "", uint64(65)}, {mask, "0xzz", "", nil},
 		{pstate, "P0", "", uint64(0)}, {pstate, "P16", "", nil}, {pstate, "Requested functionality has been deprecated", "", nil},

@@ -280,7 +280,7 @@ func parseList(text []byte) map[migPlace]migName {
 		case len(words) == 4 && words[0] == "MIG" && words[2] == "Device":
 			n, err := strconv.ParseUint(words[3], 10, 32)
 			if err == nil && len(found) < maxDevices*maxMIGInstance {
-				found[migPlace{gpu, uint32(n)}] = migName{uuid, present(words[1])}
+				found[migPlace{gpu, uint32(n)}] = migName{uuid, word(words[1])}
 			}
 		}
 	}

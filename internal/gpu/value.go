@@ -4,6 +4,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
@@ -144,7 +145,7 @@ func (k kind) whole(text, unit string) (uint64, bool) {
 		}
 		v, ok := wholeNumber(number)
 		shift, known := byteUnits[unit]
-		return v << shift, ok && known && v<<shift>>shift == v && v<<shift < 1<<50
+		return v << shift, ok && known && v<<shift>>shift == v && v<<shift <= 1<<46
 	}
 	return 0, false
 }
@@ -198,14 +199,19 @@ func present(text string) string {
 }
 
 // clip bounds a name and takes out what is no text.
-func clip(s string) string {
+func clip(s string) string { return clipTo(s, maxTextBytes) }
+
+// word is present for what is shorter than a name.
+func word(text string) string { return clipTo(present(text), maxWordBytes) }
+
+func clipTo(s string, most int) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == utf8.RuneError {
+		if unicode.IsControl(r) || r == utf8.RuneError {
 			return -1
 		}
 		return r
 	}, s)
-	for len(s) > maxTextBytes {
+	for len(s) > most {
 		_, n := utf8.DecodeLastRuneInString(s)
 		s = s[:len(s)-n]
 	}

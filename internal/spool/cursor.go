@@ -16,7 +16,10 @@ import (
 const (
 	cursorName = "cursor"
 	lockName   = "lock"
-	slotBytes  = 64
+	slotBytes  = 128
+
+	// NoteBytes is the length of what [Spool.Note] keeps.
+	NoteBytes = 64
 )
 
 // cursor is the file that remembers what was acknowledged. Two slots are
@@ -29,6 +32,7 @@ type cursor struct {
 	turn  uint64     // counts writes; its parity is the slot
 	epoch uint64
 	seq   uint64
+	note  [NoteBytes]byte
 }
 
 func openCursor(path string) (*cursor, error) {
@@ -45,30 +49,39 @@ func openCursor(path string) (*cursor, error) {
 	for i := 0; (i+1)*slotBytes <= n; i++ {
 		b := raw[i*slotBytes : (i+1)*slotBytes]
 		turn := binary.LittleEndian.Uint64(b)
-		if binary.LittleEndian.Uint32(b[60:]) != crc32.Checksum(b[:60], castagnoli) || turn < c.turn {
+		if binary.LittleEndian.Uint32(b[slotBytes-4:]) != crc32.Checksum(b[:slotBytes-4], castagnoli) || turn < c.turn {
 			continue
 		}
 		c.turn, c.epoch, c.seq = turn, binary.LittleEndian.Uint64(b[8:]), binary.LittleEndian.Uint64(b[16:])
+		c.note = [NoteBytes]byte(b[24:])
 	}
 	return c, nil
 }
 
-// set writes the slot whose turn it is. It survives a kill, not a power cut.
-func (c *cursor) set(epoch, seq uint64) error {
+// set writes the slot whose turn it is, if anything is new; a nil note stays as
+// it is. It survives a kill, not a power cut.
+func (c *cursor) set(epoch, seq uint64, note *[NoteBytes]byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.epoch == epoch && c.seq >= seq && c.turn > 0 {
+	if c.epoch == epoch {
+		seq = max(seq, c.seq)
+	}
+	if note == nil {
+		note = &c.note
+	}
+	if c.epoch == epoch && c.seq == seq && c.note == *note && c.turn > 0 {
 		return nil
 	}
 	var b [slotBytes]byte
 	binary.LittleEndian.PutUint64(b[0:], c.turn+1)
 	binary.LittleEndian.PutUint64(b[8:], epoch)
 	binary.LittleEndian.PutUint64(b[16:], seq)
-	binary.LittleEndian.PutUint32(b[60:], crc32.Checksum(b[:60], castagnoli))
+	copy(b[24:], note[:])
+	binary.LittleEndian.PutUint32(b[slotBytes-4:], crc32.Checksum(b[:slotBytes-4], castagnoli))
 	if _, err := c.f.WriteAt(b[:], int64((c.turn+1)%2)*slotBytes); err != nil {
 		return fmt.Errorf("spool: cursor: %w", err)
 	}
-	c.turn, c.epoch, c.seq = c.turn+1, epoch, seq
+	c.turn, c.epoch, c.seq, c.note = c.turn+1, epoch, seq, *note
 	return nil
 }
 

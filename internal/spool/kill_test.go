@@ -99,7 +99,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 		}
 		closeSpool(t, s)
 	}
-	t.Logf("%d appends told in 12 lives, %d lost", told, lost)
+	t.Logf("edge: spool_lost=%d spool_told=%d", lost, told)
 }
 
 // killedChild runs a child until it has told enough appends, and returns them.

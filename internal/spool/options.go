@@ -25,7 +25,7 @@ const (
 // Options of a spool. The zero value of a field means its default.
 type Options struct {
 	// MaxBytes bounds the folder, with everything in it that is not the lock and
-	// the cursor (4 KiB together); default 1 GiB, at least 256 KiB.
+	// the cursor (1 KiB together); default 1 GiB, at least 256 KiB.
 	MaxBytes int64
 	// SegmentBytes is when a new file is begun; default MaxBytes/16, at most
 	// 64 MiB. Room comes back by whole files, so about two of them may be full
@@ -34,10 +34,10 @@ type Options struct {
 	// Key seals what lies on disk; nil leaves it plain. A folder keeps to what it
 	// was begun with: see [ErrKey].
 	Key *[KeyBytes]byte
-	// SyncLate has an append return when its records are written, while they are
-	// fsync'd at once behind it: kill -9 loses nothing, a power cut or a crash of the
-	// kernel what was appended during the newest fsync, mostly below a millisecond and
-	// at worst as long as the disk took. The default waits for the fsync.
+	// SyncLate has an append return when its records are written; they are fsync'd
+	// behind it, 2 ms after the fsync before at the latest. kill -9 loses nothing; a
+	// power cut or a crash of the kernel takes what was appended in those 2 ms and as
+	// long as the disk then took. The default waits for the fsync.
 	SyncLate bool
 	// Log hears of cut tails and failed writes, never of records. Default: nobody.
 	Log *slog.Logger

@@ -45,6 +45,9 @@ func (s *Spool) Read(ctx context.Context, after uint64, maxBytes int, b *Batch) 
 	}
 }
 
+// Wait returns once there is a record after the given one to read, or ctx ends.
+func (s *Spool) Wait(ctx context.Context, after uint64) error { return s.await(ctx, after) }
+
 // await returns once the record after after is durable.
 func (s *Spool) await(ctx context.Context, after uint64) error {
 	for {

@@ -51,6 +51,9 @@ type Spool struct {
 	dirty   chan struct{} // capacity 1: with SyncLate, there is something to fsync
 	synced  chan struct{} // closed when nothing is left to fsync and nobody will
 
+	// writing is held by whoever writes a group; it is taken before files and mu.
+	writing sync.Mutex
+
 	// mu protects what follows. It is never held during I/O.
 	mu       sync.Mutex
 	closed   bool
@@ -206,6 +209,9 @@ func (s *Spool) settle() error {
 	if s.epoch == 0 {
 		s.epoch = uint64(s.opts.Now().UnixNano())
 	}
+	if s.cursor.epoch != s.epoch {
+		s.cursor.note = [NoteBytes]byte{} // another numbering's
+	}
 	if s.cursor.epoch == s.epoch {
 		s.acked = s.cursor.seq
 	} else if len(s.segments) > 0 {
@@ -228,7 +234,7 @@ func (s *Spool) settle() error {
 		}
 		s.last = max(s.last, seg.last)
 	}
-	if err := s.cursor.set(s.epoch, s.acked); err != nil {
+	if err := s.cursor.set(s.epoch, s.acked, nil); err != nil {
 		return err
 	}
 	return s.release(s.acked)
@@ -294,6 +300,12 @@ func (s *Spool) join(ctx context.Context, size int64, add func(*group)) (g *grou
 	g.room += room
 	s.reserved += room
 	s.mu.Unlock()
+	if s.opts.SyncLate && s.writing.TryLock() {
+		// Without an fsync a write is shorter than to have another goroutine make it.
+		s.flush()
+		s.writing.Unlock()
+		return g, rel, nil
+	}
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -331,7 +343,21 @@ func (g *group) wait(ctx context.Context, rel int) (uint64, error) {
 // is remembered through a kill of the process; a power cut may forget the
 // newest, whose records then come out again. It is an error to acknowledge what
 // was never appended.
-func (s *Spool) Ack(through uint64) error {
+func (s *Spool) Ack(through uint64) error { return s.ack(through, nil) }
+
+// AckNote is Ack and keeps the note in the same write, so that the note always
+// belongs to what is acknowledged. An older acknowledgement keeps the note too.
+func (s *Spool) AckNote(through uint64, note [NoteBytes]byte) error { return s.ack(through, &note) }
+
+// Note is what AckNote kept last, zeros if nothing: a place for its owner's
+// counts, as durable as acknowledgements are. It is empty in a new epoch.
+func (s *Spool) Note() [NoteBytes]byte {
+	s.cursor.mu.Lock()
+	defer s.cursor.mu.Unlock()
+	return s.cursor.note
+}
+
+func (s *Spool) ack(through uint64, note *[NoteBytes]byte) error {
 	s.acks.Lock()
 	defer s.acks.Unlock()
 	s.mu.Lock()
@@ -344,15 +370,16 @@ func (s *Spool) Ack(through uint64) error {
 		s.mu.Unlock()
 		return fmt.Errorf("spool: %d acknowledged, the newest record is %d", through, last)
 	case through <= s.acked:
+		through = s.acked
 		s.mu.Unlock()
-		return nil
+		return s.cursor.set(s.epoch, through, note)
 	}
 	s.acked = through
 	for len(s.marks) > 1 && s.marks[1].seq <= through+1 {
 		s.marks = s.marks[1:]
 	}
 	s.mu.Unlock()
-	if err := s.cursor.set(s.epoch, through); err != nil {
+	if err := s.cursor.set(s.epoch, through, note); err != nil {
 		return err
 	}
 	return s.release(through)

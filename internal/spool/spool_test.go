@@ -150,6 +150,34 @@ func TestNumbersAreUsedOnce(t *testing.T) {
 	}
 }
 
+// TestNoteGoesWithTheAcknowledgement also after a process has let go of it.
+func TestNoteGoesWithTheAcknowledgement(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{})
+	if s.Note() != [NoteBytes]byte{} {
+		t.Error("a new spool has a note")
+	}
+	put(t, s, "a", "b")
+	for _, c := range []struct {
+		through uint64
+		note    byte
+		acked   uint64
+	}{{1, 7, 1}, {1, 8, 1}, {0, 9, 1}, {2, 10, 2}} {
+		if err := s.AckNote(c.through, [NoteBytes]byte{0: c.note, NoteBytes - 1: c.note}); err != nil {
+			t.Fatal(err)
+		}
+		closeSpool(t, s)
+		s = open(t, dir, Options{})
+		if n := s.Note(); n[0] != c.note || n[NoteBytes-1] != c.note || s.Stats().Acked != c.acked {
+			t.Errorf("after note %d: %v, %+v", c.note, n, s.Stats())
+		}
+	}
+	put(t, s, "c")
+	if err := s.Ack(3); err != nil || s.Note()[0] != 10 {
+		t.Errorf("an acknowledgement without a note: %v, %v", err, s.Note())
+	}
+}
+
 func TestOneProcessAtATime(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, Options{})

@@ -6,24 +6,30 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
-// write is the one goroutine that writes: it takes whatever waits, writes it
-// with one fsync, and only then wakes those who wait for it.
+// write is the goroutine that writes: it takes whatever waits, writes it
+// with one fsync, and only then wakes those who wait for it. With SyncLate an
+// append that finds nobody writing writes itself.
 func (s *Spool) write() {
 	defer close(s.stopped)
 	for {
 		select {
 		case <-s.wake:
+			s.writing.Lock()
 			s.flush()
+			s.writing.Unlock()
 		case <-s.stop:
+			s.writing.Lock()
 			s.flush()
+			s.writing.Unlock()
 			return
 		}
 	}
 }
 
-// flush writes the waiting group, if there is one. It returns when nothing
+// flush writes the waiting group, if there is one. writing is held. It returns when nothing
 // waits or the group was written; who joined meanwhile has set wake again.
 func (s *Spool) flush() {
 	s.mu.Lock()
@@ -57,7 +63,7 @@ func (s *Spool) commit(g *group) error {
 		return s.failed(nil, err)
 	}
 	ms := s.opts.Now().UnixMilli()
-	first := s.last + 1 // only this goroutine moves last
+	first := s.last + 1 // only who holds writing moves last
 	frame := seg.frame(g.buf, first, g.count, ms)
 	g.buf = frame
 	err = s.opts.disk.WriteAt(seg.f, frame, seg.size)
@@ -136,6 +142,10 @@ func (s *Spool) sync(seg *segment) error {
 	return s.opts.disk.Sync(seg.f)
 }
 
+// lateInterval is the pause between two fsyncs behind the writer: one for every
+// call would cost more than the call.
+const lateInterval = 2 * time.Millisecond
+
 // syncLate is the one goroutine that fsyncs behind the writer. When the disk fails,
 // what was promised may not hold: the spool takes nothing more.
 func (s *Spool) syncLate() {
@@ -160,6 +170,10 @@ func (s *Spool) syncLate() {
 			s.broken = fmt.Errorf("%w: fsync: %w", ErrBroken, err)
 			s.mu.Unlock()
 			s.opts.Log.Error("spool: broken", "err", err)
+		}
+		select {
+		case <-time.After(lateInterval):
+		case <-s.stopped:
 		}
 	}
 }
