@@ -72,7 +72,7 @@ type accessWorld struct {
 	cert, key string
 }
 
-func newAccessWorld(t *testing.T) *accessWorld {
+func newAccessWorld(t *testing.T, settings ...string) *accessWorld {
 	t.Helper()
 	w := &accessWorld{t: t, dir: engineTempDir(t), roots: x509.NewCertPool()}
 	s, err := newSmokeServer(w.dir)
@@ -83,7 +83,7 @@ func newAccessWorld(t *testing.T) *accessWorld {
 	w.cert, w.key = filepath.Join(w.dir, "cert.pem"), filepath.Join(w.dir, "key.pem")
 	w.issue("first")
 	set := func(name, value string) string { return config.EnvPrefix + name + "=" + value }
-	cfg, err := config.Load(config.Sources{Environ: append(s.env, set("DATA_DIR", s.dataDir()), set("LOG_LEVEL", "debug"),
+	cfg, err := config.Load(config.Sources{Environ: append(append(s.env, settings...), set("DATA_DIR", s.dataDir()), set("LOG_LEVEL", "debug"),
 		set("HTTP_LISTEN", "127.0.0.1:0"), set("GRPC_LISTEN", "127.0.0.1:0"), set("TLS_CERT_FILE", w.cert), set("TLS_KEY_FILE", w.key))})
 	if err != nil {
 		t.Fatal(err)
@@ -434,6 +434,12 @@ func (w *accessWorld) checkCommands(t *testing.T) {
 			t.Fatalf("no %s in %q", prefix, out)
 		}
 		return prefix + strings.FieldsFunc(rest, func(r rune) bool { return r == ' ' || r == '"' })[0]
+	}
+	if code, out := w.command("", "tenants", "create", "made-by-command", "acme"); code != exitOK || out != "made-by-command\n" {
+		t.Errorf("tenants create: exit code %d, printed %q", code, out)
+	}
+	if code, out := w.command("", "tenants", "list"); code != exitOK || !strings.Contains(out, "\nacme ") || !strings.Contains(out, "\nmade-by-command ") {
+		t.Errorf("tenants list: exit code %d, printed\n%s", code, out)
 	}
 	token := strings.TrimSpace(run(exitOK, "", "tokens", "create", "--name", "by command", "--scope", "ingest,read"))
 	if !strings.HasPrefix(token, "tsk_acme.") || w.send(token, 6) != http.StatusAccepted {

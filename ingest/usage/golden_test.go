@@ -246,7 +246,7 @@ func TestCorpus(t *testing.T) {
 			ambiguous += a
 		})
 	}
-	t.Logf("exchanges=%d/%d ambiguous=%d", good, all, ambiguous)
+	t.Logf("edge: exchanges=%d/%d ambiguous=%d", good, all, ambiguous)
 	if ambiguous*100 > all {
 		t.Errorf("%d of %d are ambiguous", ambiguous, all)
 	}

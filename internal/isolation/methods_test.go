@@ -111,6 +111,7 @@ func usual(tenant string) map[string]any {
 		"pseudonym": strings.Repeat("0", 32), "identity": "nobody@example.com", "tag_keys": "a-key", "reason": "a reason", "token_id": "tok_none", "secret_id": "sec_none",
 		"job_id": "00000000-0000-0000-0000-000000000000", "confirm_tenant_id": "nobody", "series": "mac", "dry_run": true,
 		"event_id": mark(tenant) + "-1",
+		"base_url": "https://api.example.com", "key_id": "tok_none", "switch_id": "swi_none", "scope": "team", "subject": "a-team", "usd_per_month": "1",
 	}
 }
 

@@ -155,6 +155,10 @@ func (p *program) plant(t *testing.T) {
 		token, m := made.Secret, mark(id)
 		p.must(t, http.MethodPost, "/v1/confidential-tags", token, map[string]any{"tenant_id": id, "tag_keys": []string{"sealed-" + strings.ToLower(m)}}, nil)
 		p.must(t, http.MethodPost, "/v1/secrets", token, map[string]any{"tenant_id": id, "kind": "provider_key", "name": m, "value": "sk-" + m + "-value"}, nil)
+		p.must(t, http.MethodPost, "/v1/providers/keys", token, map[string]any{"tenant_id": id, "provider": strings.ToLower(m), "base_url": "https://" + strings.ToLower(m) + ".com", "value": "sk-" + m + "-provider-key"}, nil)
+		p.must(t, http.MethodPost, "/v1/providers/switches", token, map[string]any{"tenant_id": id, "scope": "team", "subject": m, "reason": m}, nil)
+		p.must(t, http.MethodPost, "/v1/providers/limits", token, map[string]any{"tenant_id": id, "key_id": "tok_" + m, "tokens_per_minute": 1}, nil)
+		p.must(t, http.MethodPost, "/v1/providers/caps", token, map[string]any{"tenant_id": id, "scope": "team", "subject": m, "usd_per_month": "1"}, nil)
 		var events []map[string]any
 		for i := range plantedEvents {
 			events = append(events, map[string]any{"event_id": fmt.Sprintf("%s-%d", m, i), "occurred_at": time.Now().UTC().Format(time.RFC3339),

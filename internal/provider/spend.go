@@ -168,11 +168,11 @@ func (g *Gate) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushLimit)
 			defer cancel()
-			g.flush(last)
+			g.Flush(last)
 			return nil
 		case <-tick.C:
 			limited, cancel := context.WithTimeout(ctx, flushLimit)
-			g.flush(limited)
+			g.Flush(limited)
 			cancel()
 		}
 	}
@@ -184,9 +184,9 @@ type settledSum struct {
 	usd money.Sum
 }
 
-// flush writes the sums that have changed. What cannot be written stays, and is
+// Flush writes the sums that have changed, at once. What cannot be written stays, and is
 // written whole the next time.
-func (g *Gate) flush(ctx context.Context) {
+func (g *Gate) Flush(ctx context.Context) {
 	g.mu.RLock()
 	list := make([]*held, 0, len(g.tenants))
 	for _, h := range g.tenants {

@@ -326,8 +326,8 @@ func TestCapsAreKeptByAllProxies(t *testing.T) {
 		r, err := g.Reserve(ctx, &call, dollars(n))
 		if err == nil {
 			r.Settle(0, dollars(n)-1, true)
-			g.Flush()
-			g.Flush()
+			g.Flush(ctx)
+			g.Flush(ctx)
 		}
 		return err
 	}

@@ -1,0 +1,175 @@
+package clients
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/tallystick/tallystick/internal/testenv"
+)
+
+// exchange is one recorded call.
+type exchange struct {
+	n                            int
+	Host, Method, Path, Encoding string
+	Status                       int
+	Stream                       bool
+	Headers                      map[string]string `json:"response_headers"`
+	Request, Response            json.RawMessage
+	body                         []byte // of the response, as it went over the wire
+	method                       string // the SDK's, "" is none
+}
+
+// methods are the SDKs' methods by path.
+var methods = map[string]string{
+	"api.openai.com/v1/chat/completions":       "chat",
+	"api.openai.com/v1/responses":              "responses",
+	"api.openai.com/v1/embeddings":             "embeddings",
+	"api.anthropic.com/v1/messages":            "messages",
+	"api.anthropic.com/v1/messages?beta=true":  "beta_messages",
+	"api.anthropic.com/v1/messages?beta=false": "messages",
+}
+
+// provider is whose SDK it is.
+func (e *exchange) provider() string {
+	if e.Host == "api.anthropic.com" {
+		return "anthropic"
+	}
+	return "openai"
+}
+
+// recorded reads the exchanges that the SDKs can make.
+func recorded(t *testing.T) []*exchange {
+	t.Helper()
+	f, err := os.Open(testenv.Data(t, "responses/provider_exchanges_pydantic_ai.jsonl.zst"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	d, err := zstd.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	s := bufio.NewScanner(d)
+	s.Buffer(nil, 64<<20)
+	var all []*exchange
+	for n := 0; s.Scan(); n++ {
+		e := &exchange{n: n}
+		if err := json.Unmarshal(s.Bytes(), e); err != nil {
+			t.Fatal(err)
+		}
+		var request struct {
+			Truncated bool `json:"_truncated"`
+		}
+		if e.method = methods[e.Host+e.Path]; e.method == "" || e.Method != "POST" {
+			continue
+		}
+		if json.Unmarshal(e.Request, &request) != nil || request.Truncated {
+			continue // its request was not recorded as a whole
+		}
+		e.body = e.Response
+		if e.Encoding != "json" {
+			var text string
+			if err := json.Unmarshal(e.Response, &text); err != nil {
+				t.Fatal(err)
+			}
+			e.body = []byte(text)
+		}
+		all = append(all, e)
+	}
+	if s.Err() != nil {
+		t.Fatal(s.Err())
+	}
+	if len(all) < 700 {
+		t.Fatalf("only %d exchanges", len(all))
+	}
+	return all
+}
+
+// used is what a call used, as its provider states it.
+type used struct {
+	Prompt     int64 `json:"prompt"`     // with what was read from and written to a cache
+	Completion int64 `json:"completion"` // with reasoning
+}
+
+// statement is a provider's usage in either dialect.
+type statement struct {
+	PromptTokens     *int64 `json:"prompt_tokens"`
+	CompletionTokens int64  `json:"completion_tokens"`
+	InputTokens      *int64 `json:"input_tokens"`
+	OutputTokens     *int64 `json:"output_tokens"`
+	CacheRead        *int64 `json:"cache_read_input_tokens"`
+	CacheWrite       *int64 `json:"cache_creation_input_tokens"`
+}
+
+// merge takes over what a later statement of the same call says.
+func (s *statement) merge(t *statement) {
+	if t == nil {
+		return
+	}
+	for _, p := range [...]struct{ to, from **int64 }{
+		{&s.PromptTokens, &t.PromptTokens}, {&s.InputTokens, &t.InputTokens}, {&s.OutputTokens, &t.OutputTokens},
+		{&s.CacheRead, &t.CacheRead}, {&s.CacheWrite, &t.CacheWrite},
+	} {
+		if *p.from != nil {
+			*p.to = *p.from
+		}
+	}
+	if t.CompletionTokens > 0 {
+		s.CompletionTokens = t.CompletionTokens
+	}
+}
+
+// stated reads what the provider said of an exchange, by code that shares nothing
+// with the proxy's; ok is false where it said nothing.
+func (e *exchange) stated() (u used, ok bool) {
+	type document struct {
+		Usage    *statement
+		Message  *struct{ Usage *statement }
+		Response *struct{ Usage *statement }
+	}
+	var s statement
+	read := func(text string) {
+		var d document
+		if json.Unmarshal([]byte(text), &d) != nil {
+			return // [DONE]
+		}
+		s.merge(d.Usage)
+		if d.Message != nil {
+			s.merge(d.Message.Usage)
+		}
+		if d.Response != nil {
+			s.merge(d.Response.Usage)
+		}
+	}
+	if e.Stream {
+		for line := range strings.Lines(string(e.body)) {
+			if data, found := strings.CutPrefix(line, "data:"); found {
+				read(data)
+			}
+		}
+	} else {
+		read(string(e.body))
+	}
+	value := func(p *int64) int64 {
+		if p == nil {
+			return 0
+		}
+		return *p
+	}
+	switch {
+	case s.PromptTokens != nil:
+		return used{*s.PromptTokens, s.CompletionTokens}, true
+	case s.InputTokens != nil:
+		return used{*s.InputTokens + value(s.CacheRead) + value(s.CacheWrite), value(s.OutputTokens)}, true
+	}
+	return used{}, false
+}
+
+func (e *exchange) String() string { return fmt.Sprintf("exchange %d %s%s", e.n, e.Host, e.Path) }
