@@ -18,7 +18,7 @@ import (
 const (
 	// DefaultInterval is how long after a pass the next one begins.
 	DefaultInterval = time.Minute
-	// lookInterval is how often tenants are asked for connections that are due.
+	// lookInterval is how often it is asked which connections are due.
 	lookInterval = 10 * time.Second
 	// leaseLife is for one object at a time; renewed while it is read.
 	leaseLife = 2 * time.Minute
@@ -43,6 +43,9 @@ type Poller struct {
 
 	owner uuid.UUID
 	lease time.Duration
+
+	version int64       // of the connections that reading is made of
+	reading []tenant.ID // tenants with a connection to read
 }
 
 // Run reads until ctx ends; an object in hand is given up then and read again by
@@ -52,10 +55,10 @@ func (p *Poller) Run(ctx context.Context) error {
 	tick := time.NewTicker(min(lookInterval, p.Interval))
 	defer tick.Stop()
 	for {
-		for _, id := range p.Tenants() {
-			if id.IsSystem() || ctx.Err() != nil {
-				continue
-			}
+		if err := p.look(ctx); err != nil && ctx.Err() == nil {
+			p.Log.Warn("bedrock: connections cannot be looked for", "err", err)
+		}
+		for _, id := range p.reading {
 			if err := p.tenant(ctx, id); err != nil && ctx.Err() == nil {
 				p.Log.Warn("bedrock: connections cannot be looked at", "tenant", id, "err", err)
 			}
@@ -79,6 +82,29 @@ func (p *Poller) begin() {
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)
 	}
+}
+
+// look finds the tenants with connections anew when any connection has changed:
+// one question, however many tenants there are.
+func (p *Poller) look(ctx context.Context) error {
+	version, err := p.Store.Version(ctx)
+	if err != nil || version == p.version {
+		return err
+	}
+	var reading []tenant.ID
+	for _, id := range p.Tenants() {
+		if id.IsSystem() {
+			continue
+		}
+		switch any, err := p.Store.Any(ctx, id); {
+		case err != nil:
+			return err
+		case any:
+			reading = append(reading, id)
+		}
+	}
+	p.version, p.reading = version, reading
+	return nil
 }
 
 // tenant reads the tenant's connections that are due.

@@ -19,6 +19,29 @@ type Lease struct {
 	Until time.Time
 }
 
+// Version is a number that has changed when any tenant's connections have: made,
+// paused, resumed or removed.
+func (s *Store) Version(ctx context.Context) (version int64, err error) {
+	err = s.db.Tx(ctx, func(tx postgres.Tx) error {
+		return tx.QueryRow(ctx, `select version from connection.bedrock_version`).Scan(&version)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("ask for changed connections: %w", err)
+	}
+	return version, nil
+}
+
+// Any reports whether the tenant has a connection to read.
+func (s *Store) Any(ctx context.Context, id tenant.ID) (any bool, err error) {
+	err = s.db.InTenant(ctx, id, func(tx postgres.Tx) error {
+		return tx.QueryRow(ctx, `select exists (select from connection.bedrock where tenant_id = $1 and removed_at is null and not paused)`, string(id)).Scan(&any)
+	})
+	if err != nil {
+		return false, fmt.Errorf("look for connections of %s: %w", id, err)
+	}
+	return any, nil
+}
+
 // Lease takes one of the tenant's connections that are due and that nobody
 // holds, the longest due first; ok is false when there is none.
 func (s *Store) Lease(ctx context.Context, id tenant.ID, owner uuid.UUID, life time.Duration) (l Lease, ok bool, err error) {

@@ -21,9 +21,12 @@ var noTenant = map[string]struct {
 	"ledger.control":              {"control records that are the same for all tenants: price books, rules", false},
 	"ledger.batch":                {"the commits of a partition by number; it names tenants, so the app role has no privilege on it", false},
 	"ledger.quarantine":           {"places in the log, decided by an operator", false},
+	"ledger.price_candidate":      {"price books that wait for a human's yes: the same for all tenants", false},
 	"ledger.recovery":             {"partitions that are being recovered", false},
 	"ledger.confidential_version": {"one number: how often any tenant's setting has changed", false},
 	"processors.checkpoint":       {"how far each partition is in ClickHouse", false},
+	"processors.gpu_partition":    {"how far each partition of telemetry is read", false},
+	"connection.bedrock_version":  {"one number: how often any connection was made, paused or removed", false},
 	"agent.revocations":           {"one number: how often any agent was revoked", false},
 	"agent.pepper":                {"when the peppers of agents' secrets were first seen; the same for all tenants", false},
 }
@@ -34,6 +37,7 @@ var definers = map[string]string{
 	"sec.tenant":                "reads the key that verifies the context",
 	"sec.tenants":               "reads the key that verifies the context",
 	"sec.check_inserted":        "asks sec.tenants for the writer",
+	"connection.count_bedrock":  "adds one to a number that nobody may write",
 	"ledger.count_confidential": "adds one to a number that nobody may write",
 	"agent.count_revoked":       "adds one to a number that nobody may write",
 }

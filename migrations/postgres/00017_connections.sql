@@ -50,6 +50,28 @@ create policy app on connection.bedrock to tallystick_app
 grant select, insert, update (paused, removed_at, removed_by, lease_owner, lease_until, due_at, polled_at, succeeded_at, failures, failure,
   objects, records, accepted, refused, malformed, damaged) on connection.bedrock to tallystick_app;
 
+-- How often any tenant's connections have changed, in one row: whoever reads them
+-- asks for this number alone, and not every tenant. It tells nothing of any.
+create table connection.bedrock_version (
+  one     boolean primary key default true check (one),
+  version bigint not null
+);
+insert into connection.bedrock_version (version) values (1);
+revoke all on connection.bedrock_version from public;
+grant select on connection.bedrock_version to tallystick_app;
+
+-- +goose StatementBegin
+create function connection.count_bedrock() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  update connection.bedrock_version set version = version + 1;
+  return null;
+end $$;
+-- +goose StatementEnd
+revoke all on function connection.count_bedrock() from public;
+create trigger count_change after insert or update of paused, removed_at on connection.bedrock
+  for each statement execute function connection.count_bedrock();
+
 -- How far each series of a connection was read: a key, or a place in a log
 -- stream. What is before it was read or is too old; what is behind it and was
 -- read stands in connection.bedrock_object.
@@ -101,7 +123,7 @@ do $$
 begin
   if exists (select from pg_roles where rolname = 'tallystick_backup') then
     grant usage on schema connection to tallystick_backup;
-    grant select on connection.bedrock, connection.bedrock_cursor, connection.bedrock_object, connection.bedrock_setting to tallystick_backup;
+    grant select on connection.bedrock, connection.bedrock_cursor, connection.bedrock_object, connection.bedrock_setting, connection.bedrock_version to tallystick_backup;
   end if;
 end $$;
 -- +goose StatementEnd
