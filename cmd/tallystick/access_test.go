@@ -84,7 +84,7 @@ func newAccessWorld(t *testing.T, settings ...string) *accessWorld {
 	w.issue("first")
 	set := func(name, value string) string { return config.EnvPrefix + name + "=" + value }
 	cfg, err := config.Load(config.Sources{Environ: append(append(s.env, settings...), set("DATA_DIR", s.dataDir()), set("LOG_LEVEL", "debug"),
-		set("HTTP_LISTEN", "127.0.0.1:0"), set("GRPC_LISTEN", "127.0.0.1:0"), set("TLS_CERT_FILE", w.cert), set("TLS_KEY_FILE", w.key))})
+		set("TLS_CERT_FILE", w.cert), set("TLS_KEY_FILE", w.key))})
 	if err != nil {
 		t.Fatal(err)
 	}

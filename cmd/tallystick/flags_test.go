@@ -57,6 +57,8 @@ func TestWrongCommandLines(t *testing.T) {
 		{"ledger", "verify", "--nonsense"},
 		{"audit", "tail", "--limit", "x"},
 		{"tokens", "revoke"},
+		{"tenants", "create"},
+		{"tenants", "create", "Not A Tenant"},
 		{"prices", "rerate", "--tenant", "acme"},
 		{"ledger", "quarantine", "--partition", "1"},
 		{"ledger", "export", "--tenant", "acme", "--from", "50", "--to", "2", "-o", "nothing"},

@@ -74,7 +74,8 @@ func freeAddrs(n int) ([]string, error) {
 }
 
 // environment leaves out every setting of the caller, whose servers are no
-// place for a test, but where the engines are; brokers for tests are used.
+// place for a test, but where the engines are; brokers for tests are used. What
+// has no flag listens on any free port.
 func (s *smokeServer) environment(environ []string) []string {
 	get := func(name string) string {
 		for _, kv := range slices.Backward(environ) {
@@ -87,6 +88,7 @@ func (s *smokeServer) environment(environ []string) []string {
 	env := slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
 		return strings.HasPrefix(kv, config.EnvPrefix) && !strings.HasPrefix(kv, config.EnvPrefix+"ENGINES_DIR=")
 	})
+	env = append(env, config.FreePorts()...)
 	brokers := get("TEST_KAFKA_BROKERS")
 	if brokers == "" {
 		return env

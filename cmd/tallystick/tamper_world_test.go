@@ -83,10 +83,10 @@ func newTamperWorld(t *testing.T) *tamperWorld {
 	w := &tamperWorld{t: t, kept: make(map[string][]byte)}
 	broker := testenv.Kafka(t)
 	w.now = stores{testenv.Postgres(t), filepath.Join(t.TempDir(), "checkpoints")}
-	cfg, err := config.Load(config.Sources{Environ: []string{
-		"TALLYSTICK_DATA_DIR=" + t.TempDir(), "TALLYSTICK_NAME=" + tamperName, "TALLYSTICK_CHECKPOINTS_DIR=" + w.now.dir,
-		"TALLYSTICK_CHECKPOINTS_INTERVAL_SECONDS=3600", "TALLYSTICK_HTTP_LISTEN=127.0.0.1:0", "TALLYSTICK_GRPC_LISTEN=127.0.0.1:0",
-	}})
+	cfg, err := config.Load(config.Sources{Environ: append(config.FreePorts(),
+		"TALLYSTICK_DATA_DIR="+t.TempDir(), "TALLYSTICK_NAME="+tamperName, "TALLYSTICK_CHECKPOINTS_DIR="+w.now.dir,
+		"TALLYSTICK_CHECKPOINTS_INTERVAL_SECONDS=3600",
+	)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// tenantFlags are the flags of commands that ask a server about one tenant.
+// tenantFlags are the flags of commands that ask a server, most of them about one
+// tenant.
 type tenantFlags struct {
 	ledgerFlags
 	json bool
@@ -17,6 +18,13 @@ type apiCall func(ctx context.Context, api *ledgerAPI, c *cobra.Command, args []
 
 // command is a command that asks the server about one tenant.
 func (f *tenantFlags) command(use, short string, args cobra.PositionalArgs, run apiCall) *cobra.Command {
+	cmd := f.installation(use, short, args, run)
+	cmd.Flags().StringVar(&f.tenant, "tenant", "", "the tenant; may be left out when the token is of one")
+	return cmd
+}
+
+// installation is a command that asks the server about all of it.
+func (f *tenantFlags) installation(use, short string, args cobra.PositionalArgs, run apiCall) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: use, Short: short, Args: args,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -28,7 +36,6 @@ func (f *tenantFlags) command(use, short string, args cobra.PositionalArgs, run 
 		},
 	}
 	f.serverFlags(cmd.Flags())
-	cmd.Flags().StringVar(&f.tenant, "tenant", "", "the tenant; may be left out when the token is of one")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
 	return cmd
 }

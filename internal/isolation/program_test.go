@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tallystick/tallystick/internal/config"
 )
 
 // program is the whole of Tallystick, running in a process of its own with
@@ -55,6 +57,7 @@ func startProgram(t *testing.T) *program {
 	}
 	cmd := exec.Command(binary, "up", "--config", settings, "--data-dir", filepath.Join(dir, "data"), "--kafka-partitions", "2", "--checkpoints-interval-seconds", "1",
 		"--http-listen", strings.TrimPrefix(p.url, "http://"), "--grpc-listen", p.grpc)
+	cmd.Env = append(os.Environ(), config.FreePorts()...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
