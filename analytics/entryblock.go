@@ -46,7 +46,8 @@ type entryBlock struct {
 	streamed, estimated                                        proto.ColBool
 	tokens                                                     [tokens.NumClasses]proto.ColInt64
 	unpricedDelta, estimatedDelta                              proto.ColInt8
-	rejectReason, edge                                         *lowColumn
+	rejectReason, edge, gpuState, purchase                     *lowColumn
+	gpuMicros                                                  proto.ColInt64
 	edgeEpoch, accepted, refused                               proto.ColInt64
 
 	block clickhouse.Block
@@ -67,6 +68,7 @@ func newEntryBlock() *entryBlock {
 		region: newLowColumn(), tier: newLowColumn(), status: newLowColumn(), team: newLowColumn(), service: newLowColumn(),
 		feature: newLowColumn(), agent: newLowColumn(), environment: newLowColumn(), tags: newTagColumn(),
 		unpricedReason: newLowColumn(), priceRow: newLowColumn(), rejectReason: newLowColumn(), edge: newLowColumn(),
+		gpuState: newLowColumn(), purchase: newLowColumn(),
 	}
 	b.block = clickhouse.Block{
 		{Name: "tenant_id", Data: b.tenant}, {Name: "seq", Data: &b.seq}, {Name: "kind", Data: typed(&b.kind, kindType)},
@@ -85,6 +87,7 @@ func newEntryBlock() *entryBlock {
 		{Name: "reject_reason", Data: b.rejectReason}, {Name: "edge_id", Data: b.edge}, {Name: "edge_epoch", Data: &b.edgeEpoch},
 		{Name: "accepted", Data: &b.accepted}, {Name: "refused", Data: &b.refused},
 		{Name: "unpriced_delta", Data: &b.unpricedDelta}, {Name: "estimated_delta", Data: &b.estimatedDelta},
+		{Name: "gpu_us", Data: &b.gpuMicros}, {Name: "gpu_state", Data: b.gpuState}, {Name: "purchase_option", Data: b.purchase},
 	}
 	for c := range tokens.NumClasses {
 		b.block = append(b.block, proto.InputColumn{Name: c.String(), Data: &b.tokens[c]})
@@ -168,19 +171,23 @@ func (b *entryBlock) appendAttribution(ev *event.Event) {
 	b.user.Append(ev.UserPseudonym)
 	b.customer.Append(ev.EndCustomer)
 	b.tags.Append(ev.Tags)
+	b.gpuState.Append(ev.GPUState)
+	b.purchase.Append(ev.PurchaseOption)
 }
 
 // appendCounts adds what a usage entry counts, and what a correction changes of
 // that: its tokens were counted with its original, so here are the differences.
 func (b *entryBlock) appendCounts(e *chain.Entry) {
 	var counts tokens.Vector
+	var gpu int64
 	estimated, deltas := false, chain.Corrected{}
 	switch e.Kind {
 	case chain.Usage:
-		counts, estimated = e.Event.Tokens, e.Event.Estimated
+		counts, estimated, gpu = e.Event.Tokens, e.Event.Estimated, e.Event.GPUMicros
 	case chain.Correction:
-		deltas, counts = e.Corrected, e.Corrected.Tokens
+		deltas, counts, gpu = e.Corrected, e.Corrected.Tokens, e.Corrected.GPUMicros
 	}
+	b.gpuMicros = append(b.gpuMicros, gpu)
 	b.estimated = append(b.estimated, estimated)
 	b.unpricedDelta = append(b.unpricedDelta, int8(deltas.Unpriced))
 	b.estimatedDelta = append(b.estimatedDelta, int8(deltas.Estimated))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/money"
+	"github.com/tallystick/tallystick/internal/tokens"
 	"github.com/tallystick/tallystick/ledger/chain"
 )
 
@@ -80,7 +81,7 @@ func (g *traffic) correction(e *chain.Entry, tenant string) {
 	chain.Attribute(&e.Event, &states[at].Event)
 	e.Event.ReceivedAt = received
 	if g.random.IntN(2) == 0 { // the price alone
-		e.Event.Tokens, e.Event.Estimated = was.Tokens, was.Estimated
+		e.Event.Tokens, e.Event.Estimated, e.Event.GPUMicros = was.Tokens, was.Estimated, was.GPUMicros
 	}
 	if err := e.Correct(&was); err != nil {
 		panic(err)
@@ -120,6 +121,10 @@ func (g *traffic) usage(e *chain.Entry) {
 		if r.IntN(2) == 0 {
 			ev.Tokens[c] = r.Int64N(1000)
 		}
+	}
+	if r.IntN(6) == 0 { // time of a GPU
+		ev.Tokens, ev.GPUMicros = tokens.Vector{}, r.Int64N(3e8)
+		ev.GPUState, ev.PurchaseOption = []string{event.GPUUsed, event.GPUIdle, event.GPUUnallocated}[r.IntN(3)], []string{"", event.Spot}[r.IntN(2)]
 	}
 	ev.LatencyMicros, ev.TTFTMicros = r.Int64N(1e6), r.Int64N(1e5)
 	ev.Streamed, ev.Estimated = r.IntN(2) == 0, r.IntN(20) == 0

@@ -61,6 +61,7 @@ func value(e *chain.Entry, dimension string) string {
 		"provider": ev.Provider, "model": ev.Model, "operation": ev.Operation, "region": ev.Region, "service_tier": ev.ServiceTier,
 		"status": ev.Status, "team": ev.Team, "service": ev.Service, "feature": ev.Feature, "agent": ev.Agent,
 		"user_pseudonym": ev.UserPseudonym, "end_customer": ev.EndCustomer, "environment": ev.Environment,
+		"gpu_state": ev.GPUState, "purchase_option": ev.PurchaseOption,
 	}[dimension]
 }
 
@@ -120,6 +121,7 @@ func totalsOf(t testing.TB, entries []*chain.Entry) (sum report.Totals) {
 		for c, n := range e.Event.Tokens {
 			sum.Tokens[c] += n
 		}
+		sum.GPUMicros += e.Event.GPUMicros
 	}
 	return sum
 }

@@ -56,6 +56,8 @@ var columns = []struct {
 	{"user_pseudonym", false},
 	{"end_customer", false},
 	{"environment", true},
+	{"gpu_state", false},
+	{"purchase_option", false},
 }
 
 // columnOf finds a dimension's column.
@@ -108,19 +110,19 @@ const (
 		` sum(cache_write_5m) AS a_cache_write_5m, sum(cache_write_1h) AS a_cache_write_1h,` +
 		` sum(output) AS a_output, sum(reasoning) AS a_reasoning,` +
 		` sum(audio_input) AS a_audio_input, sum(audio_output) AS a_audio_output,` +
-		` sum(image_input) AS a_image_input, sum(image_output) AS a_image_output`
+		` sum(image_input) AS a_image_input, sum(image_output) AS a_image_output, sum(gpu_us) AS a_gpu_us`
 	hourCounts = `toInt64(sum(sum_requests)) AS a_requests, toInt64(sum(sum_failed)) AS a_failed, sum(sum_unpriced) AS a_unpriced,` +
 		` sum(sum_estimated) AS a_estimated, toInt64(sum(sum_corrections)) AS a_corrections, sum(sum_input) AS a_input, sum(sum_cache_read) AS a_cache_read,` +
 		` sum(sum_cache_write_5m) AS a_cache_write_5m, sum(sum_cache_write_1h) AS a_cache_write_1h, sum(sum_output) AS a_output,` +
 		` sum(sum_reasoning) AS a_reasoning, sum(sum_audio_input) AS a_audio_input, sum(sum_audio_output) AS a_audio_output,` +
-		` sum(sum_image_input) AS a_image_input, sum(sum_image_output) AS a_image_output`
+		` sum(sum_image_input) AS a_image_input, sum(sum_image_output) AS a_image_output, sum(sum_gpu_us) AS a_gpu_us`
 
 	// sums are what every statement of a report ends its columns with.
 	sums = `toString(a_cost), a_requests, a_failed, a_unpriced, a_estimated, a_corrections, a_input, a_cache_read, a_cache_write_5m,` +
-		` a_cache_write_1h, a_output, a_reasoning, a_audio_input, a_audio_output, a_image_input, a_image_output`
+		` a_cache_write_1h, a_output, a_reasoning, a_audio_input, a_audio_output, a_image_input, a_image_output, a_gpu_us`
 	sumsOfSums = `toString(sum(a_cost)), sum(a_requests), sum(a_failed), sum(a_unpriced), sum(a_estimated), sum(a_corrections), sum(a_input),` +
 		` sum(a_cache_read), sum(a_cache_write_5m), sum(a_cache_write_1h), sum(a_output), sum(a_reasoning), sum(a_audio_input),` +
-		` sum(a_audio_output), sum(a_image_input), sum(a_image_output)`
+		` sum(a_audio_output), sum(a_image_input), sum(a_image_output), sum(a_gpu_us)`
 
 	// The k-th dimension has these names: $K its column, $N its number.
 	//

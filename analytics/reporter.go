@@ -321,6 +321,8 @@ func scanRows(rows driver.Rows, totals *report.Totals, each func() error, target
 	for i := range byClass {
 		targets = append(targets, &byClass[i])
 	}
+	var gpu int64
+	targets = append(targets, &gpu)
 	for rows.Next() {
 		if err := rows.Scan(targets...); err != nil {
 			return err
@@ -331,7 +333,7 @@ func scanRows(rows driver.Rows, totals *report.Totals, each func() error, target
 		}
 		*totals = report.Totals{
 			Cost: sum, Requests: counts[0], Failed: counts[1], Unpriced: counts[2],
-			Estimated: counts[3], Corrections: counts[4], Tokens: byClass,
+			Estimated: counts[3], Corrections: counts[4], Tokens: byClass, GPUMicros: gpu,
 		}
 		if each != nil {
 			if err := each(); err != nil {

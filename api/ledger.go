@@ -189,6 +189,7 @@ func fillEntry(m *pb.Entry, e *chain.Entry) {
 		}
 	}
 	m.Attribution, m.Correction = attribution(e), correction(e)
+	m.GpuUs, m.GpuState, m.PurchaseOption, m.DerivedFrom = ev.GPUMicros, ev.GPUState, ev.PurchaseOption, ev.DerivedFrom
 	m.KafkaPosition = fmt.Sprintf("%x/%d/%d", e.Position.TopicID, e.Position.Partition, e.Position.Offset)
 }
 

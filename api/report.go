@@ -156,7 +156,7 @@ func fieldError(err error) error {
 func totalsMessage(t *report.Totals) *pb.Totals {
 	m := &pb.Totals{
 		CostUsd: t.Cost.String(), Requests: t.Requests, Failed: t.Failed, Unpriced: t.Unpriced,
-		Corrections: t.Corrections, Estimated: t.Estimated, Tokens: make(map[string]int64),
+		Corrections: t.Corrections, Estimated: t.Estimated, Tokens: make(map[string]int64), GpuUs: t.GPUMicros,
 	}
 	for c, n := range t.Tokens {
 		m.Tokens[tokens.Class(c).String()] = n

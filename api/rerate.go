@@ -184,7 +184,7 @@ func correction(e *chain.Entry) *pb.Correction {
 		return nil
 	}
 	d := &e.Corrected
-	m := &pb.Correction{Seq: d.Seq, EventId: e.Event.Corrects, Reason: e.Event.CorrectionReason, TokenDeltas: make(map[string]int64)}
+	m := &pb.Correction{Seq: d.Seq, EventId: e.Event.Corrects, Reason: e.Event.CorrectionReason, TokenDeltas: make(map[string]int64), GpuUsDelta: d.GPUMicros}
 	if d.Priced {
 		cost := d.NetCost.String()
 		m.NetCostUsd = &cost

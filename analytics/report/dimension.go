@@ -11,7 +11,7 @@ const tagPrefix = "tag:"
 // dimensions are the names of all dimensions but tags.
 var dimensions = []string{
 	"provider", "model", "operation", "region", "service_tier", "status", "team", "service", "feature", "agent",
-	"user_pseudonym", "end_customer", "environment",
+	"user_pseudonym", "end_customer", "environment", "gpu_state", "purchase_option",
 }
 
 // Dimensions are the names of all dimensions but tags, which are "tag:KEY".

@@ -95,6 +95,7 @@ type Totals struct {
 	Estimated   int64     // of these, with estimated token counts
 	Corrections int64     // entries that correct others; they are no requests
 	Tokens      tokens.Vector
+	GPUMicros   int64 // time of GPUs, in microseconds of whole devices
 }
 
 // Add adds o to t. The error is money.ErrOverflow.
@@ -107,6 +108,7 @@ func (t *Totals) Add(o *Totals) error {
 	t.Unpriced += o.Unpriced
 	t.Estimated += o.Estimated
 	t.Corrections += o.Corrections
+	t.GPUMicros += o.GPUMicros
 	for c := range t.Tokens {
 		t.Tokens[c] += o.Tokens[c]
 	}

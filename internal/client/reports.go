@@ -30,6 +30,7 @@ type Totals struct {
 	Corrections Int            `json:"corrections"`
 	Estimated   Int            `json:"estimated"`
 	Tokens      map[string]Int `json:"tokens"`
+	GPUMicros   Int            `json:"gpu_us"`
 }
 
 // Coverage is which part of the ledger an answer is computed from.

@@ -103,19 +103,28 @@ func split(parts map[item]int64, whole *observation, instances []*observation, m
 	}
 }
 
-// splitInstances gives each MIG instance the time of its compute slices. Slices
-// that no instance has are nobody's.
+// splitInstances gives each MIG instance the time of its compute slices; an instance
+// that does not say how many it has gets an equal part of what the others leave.
+// Slices that no instance has are nobody's.
 func splitInstances(parts map[item]int64, instances []*observation, micros int64) {
-	var sum, of int64
+	var sum, of, open int64
 	for _, o := range instances {
-		n, whole, _ := migSlices(o.facts.profile, o.facts.device.Model)
-		sum, of = sum+n, max(of, whole)
+		n, whole, ok := migSlices(o.facts.profile, o.facts.device.Model)
+		if of = max(of, whole); ok {
+			sum += n
+		} else {
+			open++
+		}
 	}
-	of = max(of, sum) // they say more than there can be
+	unit, left := max(1, open), max(0, of-sum)
+	of = max(of, sum) * unit // they may say more than there can be
 	var reached, given int64
 	for _, o := range instances {
-		n, _, _ := migSlices(o.facts.profile, o.facts.device.Model)
-		reached += n
+		if n, _, ok := migSlices(o.facts.profile, o.facts.device.Model); ok {
+			reached += n * unit
+		} else {
+			reached += left
+		}
 		upTo := part(micros, reached, of)
 		o.share(parts, upTo-given)
 		given = upTo

@@ -22,6 +22,9 @@ func sampleOf(m *pb.GpuSample) (Sample, error) {
 		},
 		MIGEnabled: m.GetMigEnabled(), Used: Unknown,
 	}
+	if s.MIG != "" && s.Profile == "" {
+		s.Profile = unnamed // some tools list instances without their size
+	}
 	if s.Start <= 0 {
 		s.Start = s.End
 	}
@@ -60,8 +63,7 @@ func plain(s *Sample) bool {
 			return false
 		}
 	}
-	_, _, ok := migSlices(s.Profile, s.Device.Model)
-	return ok || s.MIG == ""
+	return true
 }
 
 // maxName bounds cloud and region, as the event's fields do.

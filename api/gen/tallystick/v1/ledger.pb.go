@@ -492,12 +492,18 @@ type Entry struct {
 	Attribution   map[string]string `protobuf:"bytes,15,rep,name=attribution,proto3" json:"attribution,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	RejectReason  string            `protobuf:"bytes,16,opt,name=reject_reason,json=rejectReason,proto3" json:"reject_reason,omitempty"`
 	KafkaPosition string            `protobuf:"bytes,17,opt,name=kafka_position,json=kafkaPosition,proto3" json:"kafka_position,omitempty"`
+	// Time of a GPU, microseconds of a whole device, and what it was: see UsageEvent.
+	GpuUs    int64  `protobuf:"varint,18,opt,name=gpu_us,json=gpuUs,proto3" json:"gpu_us,omitempty"`
+	GpuState string `protobuf:"bytes,19,opt,name=gpu_state,json=gpuState,proto3" json:"gpu_state,omitempty"`
 	// Base64 of the canonical bytes; the rest in hexadecimal.
 	Canonical []byte `protobuf:"bytes,20,opt,name=canonical,proto3" json:"canonical,omitempty"`
 	LeafHash  string `protobuf:"bytes,21,opt,name=leaf_hash,json=leafHash,proto3" json:"leaf_hash,omitempty"`
 	ChainHash string `protobuf:"bytes,22,opt,name=chain_hash,json=chainHash,proto3" json:"chain_hash,omitempty"`
 	Mac       string `protobuf:"bytes,23,opt,name=mac,proto3" json:"mac,omitempty"`
 	KeyEpoch  int64  `protobuf:"varint,24,opt,name=key_epoch,json=keyEpoch,proto3" json:"key_epoch,omitempty"`
+	// What a processor computed the event from; empty for what was reported.
+	DerivedFrom    string `protobuf:"bytes,25,opt,name=derived_from,json=derivedFrom,proto3" json:"derived_from,omitempty"`
+	PurchaseOption string `protobuf:"bytes,26,opt,name=purchase_option,json=purchaseOption,proto3" json:"purchase_option,omitempty"`
 	// Of a correction; its cost_usd is what it adds to the original's.
 	Correction    *Correction `protobuf:"bytes,30,opt,name=correction,proto3,oneof" json:"correction,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -653,6 +659,20 @@ func (x *Entry) GetKafkaPosition() string {
 	return ""
 }
 
+func (x *Entry) GetGpuUs() int64 {
+	if x != nil {
+		return x.GpuUs
+	}
+	return 0
+}
+
+func (x *Entry) GetGpuState() string {
+	if x != nil {
+		return x.GpuState
+	}
+	return ""
+}
+
 func (x *Entry) GetCanonical() []byte {
 	if x != nil {
 		return x.Canonical
@@ -688,6 +708,20 @@ func (x *Entry) GetKeyEpoch() int64 {
 	return 0
 }
 
+func (x *Entry) GetDerivedFrom() string {
+	if x != nil {
+		return x.DerivedFrom
+	}
+	return ""
+}
+
+func (x *Entry) GetPurchaseOption() string {
+	if x != nil {
+		return x.PurchaseOption
+	}
+	return ""
+}
+
 func (x *Entry) GetCorrection() *Correction {
 	if x != nil {
 		return x.Correction
@@ -708,6 +742,7 @@ type Correction struct {
 	// What it adds to the original's tokens; the entry's own are what they are from
 	// here on.
 	TokenDeltas   map[string]int64 `protobuf:"bytes,5,rep,name=token_deltas,json=tokenDeltas,proto3" json:"token_deltas,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	GpuUsDelta    int64            `protobuf:"varint,6,opt,name=gpu_us_delta,json=gpuUsDelta,proto3" json:"gpu_us_delta,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -775,6 +810,13 @@ func (x *Correction) GetTokenDeltas() map[string]int64 {
 		return x.TokenDeltas
 	}
 	return nil
+}
+
+func (x *Correction) GetGpuUsDelta() int64 {
+	if x != nil {
+		return x.GpuUsDelta
+	}
+	return 0
 }
 
 type VerifyLedgerRequest struct {
@@ -1014,7 +1056,7 @@ const file_tallystick_v1_ledger_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"@\n" +
 	"\x0fGetEntryRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x03R\x03seq\"\xdd\a\n" +
+	"\x03seq\x18\x02 \x01(\x03R\x03seq\"\xdd\b\n" +
 	"\x05Entry\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x03R\x03seq\x12\x12\n" +
@@ -1036,13 +1078,17 @@ const file_tallystick_v1_ledger_proto_rawDesc = "" +
 	"\x06tokens\x18\x0e \x03(\v2 .tallystick.v1.Entry.TokensEntryR\x06tokens\x12G\n" +
 	"\vattribution\x18\x0f \x03(\v2%.tallystick.v1.Entry.AttributionEntryR\vattribution\x12#\n" +
 	"\rreject_reason\x18\x10 \x01(\tR\frejectReason\x12%\n" +
-	"\x0ekafka_position\x18\x11 \x01(\tR\rkafkaPosition\x12\x1c\n" +
+	"\x0ekafka_position\x18\x11 \x01(\tR\rkafkaPosition\x12\x15\n" +
+	"\x06gpu_us\x18\x12 \x01(\x03R\x05gpuUs\x12\x1b\n" +
+	"\tgpu_state\x18\x13 \x01(\tR\bgpuState\x12\x1c\n" +
 	"\tcanonical\x18\x14 \x01(\fR\tcanonical\x12\x1b\n" +
 	"\tleaf_hash\x18\x15 \x01(\tR\bleafHash\x12\x1d\n" +
 	"\n" +
 	"chain_hash\x18\x16 \x01(\tR\tchainHash\x12\x10\n" +
 	"\x03mac\x18\x17 \x01(\tR\x03mac\x12\x1b\n" +
-	"\tkey_epoch\x18\x18 \x01(\x03R\bkeyEpoch\x12>\n" +
+	"\tkey_epoch\x18\x18 \x01(\x03R\bkeyEpoch\x12!\n" +
+	"\fderived_from\x18\x19 \x01(\tR\vderivedFrom\x12'\n" +
+	"\x0fpurchase_option\x18\x1a \x01(\tR\x0epurchaseOption\x12>\n" +
 	"\n" +
 	"correction\x18\x1e \x01(\v2\x19.tallystick.v1.CorrectionH\x01R\n" +
 	"correction\x88\x01\x01\x1a9\n" +
@@ -1053,7 +1099,7 @@ const file_tallystick_v1_ledger_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
 	"\t_cost_usdB\r\n" +
-	"\v_correction\"\x98\x02\n" +
+	"\v_correction\"\xba\x02\n" +
 	"\n" +
 	"Correction\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x03R\x03seq\x12\x19\n" +
@@ -1061,7 +1107,9 @@ const file_tallystick_v1_ledger_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12%\n" +
 	"\fnet_cost_usd\x18\x04 \x01(\tH\x00R\n" +
 	"netCostUsd\x88\x01\x01\x12M\n" +
-	"\ftoken_deltas\x18\x05 \x03(\v2*.tallystick.v1.Correction.TokenDeltasEntryR\vtokenDeltas\x1a>\n" +
+	"\ftoken_deltas\x18\x05 \x03(\v2*.tallystick.v1.Correction.TokenDeltasEntryR\vtokenDeltas\x12 \n" +
+	"\fgpu_us_delta\x18\x06 \x01(\x03R\n" +
+	"gpuUsDelta\x1a>\n" +
 	"\x10TokenDeltasEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01B\x0f\n" +

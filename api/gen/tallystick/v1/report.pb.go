@@ -99,7 +99,8 @@ func (x *Window) GetTimeZone() string {
 type Filter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// provider, model, operation, region, service_tier, status, team, service,
-	// feature, agent, user_pseudonym, end_customer, environment, or tag:KEY.
+	// feature, agent, user_pseudonym, end_customer, environment, gpu_state,
+	// purchase_option, or tag:KEY.
 	Dimension     string   `protobuf:"bytes,1,opt,name=dimension,proto3" json:"dimension,omitempty"`
 	Values        []string `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -707,7 +708,10 @@ type Totals struct {
 	Corrections int64 `protobuf:"varint,5,opt,name=corrections,proto3" json:"corrections,omitempty"`
 	Estimated   int64 `protobuf:"varint,6,opt,name=estimated,proto3" json:"estimated,omitempty"`
 	// Tokens by class name.
-	Tokens        map[string]int64 `protobuf:"bytes,7,rep,name=tokens,proto3" json:"tokens,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Tokens map[string]int64 `protobuf:"bytes,7,rep,name=tokens,proto3" json:"tokens,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Time of GPUs in microseconds of whole devices, over all states. By the
+	// dimension gpu_state: used, idle, unknown and unallocated.
+	GpuUs         int64 `protobuf:"varint,8,opt,name=gpu_us,json=gpuUs,proto3" json:"gpu_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -789,6 +793,13 @@ func (x *Totals) GetTokens() map[string]int64 {
 		return x.Tokens
 	}
 	return nil
+}
+
+func (x *Totals) GetGpuUs() int64 {
+	if x != nil {
+		return x.GpuUs
+	}
+	return 0
 }
 
 // Coverage says which part of the ledger an answer is computed from.
@@ -949,7 +960,7 @@ const file_tallystick_v1_report_proto_rawDesc = "" +
 	"\x05Group\x12\x14\n" +
 	"\x05group\x18\x01 \x03(\tR\x05group\x12\x14\n" +
 	"\x05other\x18\x02 \x01(\bR\x05other\x12-\n" +
-	"\x06totals\x18\x03 \x01(\v2\x15.tallystick.v1.TotalsR\x06totals\"\xa9\x02\n" +
+	"\x06totals\x18\x03 \x01(\v2\x15.tallystick.v1.TotalsR\x06totals\"\xc0\x02\n" +
 	"\x06Totals\x12\x19\n" +
 	"\bcost_usd\x18\x01 \x01(\tR\acostUsd\x12\x1a\n" +
 	"\brequests\x18\x02 \x01(\x03R\brequests\x12\x16\n" +
@@ -957,7 +968,8 @@ const file_tallystick_v1_report_proto_rawDesc = "" +
 	"\bunpriced\x18\x04 \x01(\x03R\bunpriced\x12 \n" +
 	"\vcorrections\x18\x05 \x01(\x03R\vcorrections\x12\x1c\n" +
 	"\testimated\x18\x06 \x01(\x03R\testimated\x129\n" +
-	"\x06tokens\x18\a \x03(\v2!.tallystick.v1.Totals.TokensEntryR\x06tokens\x1a9\n" +
+	"\x06tokens\x18\a \x03(\v2!.tallystick.v1.Totals.TokensEntryR\x06tokens\x12\x15\n" +
+	"\x06gpu_us\x18\b \x01(\x03R\x05gpuUs\x1a9\n" +
 	"\vTokensEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xad\x02\n" +
