@@ -104,6 +104,12 @@ var access = map[string]rule{
 	pb.AuditService_ListAuditEvents_FullMethodName: {scope: authn.Audit},
 	auditExportName: {scope: authn.Audit | authn.Export, action: "audit.export"},
 
+	// Showing a credential is as much as having it, so it takes what making one does.
+	pb.AgentService_CreateAgent_FullMethodName: {scope: authn.Admin, audited: true},
+	pb.AgentService_ListAgents_FullMethodName:  {scope: authn.Read},
+	pb.AgentService_IssueAgent_FullMethodName:  {scope: authn.Admin, audited: true},
+	pb.AgentService_RevokeAgent_FullMethodName: {scope: authn.Admin, audited: true},
+
 	pb.AccessService_CreateToken_FullMethodName:  {scope: authn.Admin, audited: true},
 	pb.AccessService_ListTokens_FullMethodName:   {scope: authn.Admin},
 	pb.AccessService_RevokeToken_FullMethodName:  {scope: authn.Admin, audited: true},

@@ -26,11 +26,14 @@ import (
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 )
 
-// ourMethods are all methods of the protos.
+// ourMethods are all methods of the protos that this API can serve.
 func ourMethods() (all []string) {
 	protoregistry.GlobalFiles.RangeFilesByPackage("tallystick.v1", func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Services().Len() {
 			s := f.Services().Get(i)
+			if s.Name() == "AgentGateway" {
+				continue // proofs, and no tokens, on a listener of its own: ingest/agent
+			}
 			for j := range s.Methods().Len() {
 				all = append(all, "/"+string(s.FullName())+"/"+string(s.Methods().Get(j).Name()))
 			}

@@ -135,6 +135,8 @@ type Deps struct {
 	Pipeline Pipeline
 	Tokens   Tokens
 	Secrets  Secrets
+	// Agents registers GPU agents; nil where no pepper of theirs is known.
+	Agents Agents
 	// Providers is what tenants let the proxy do.
 	Providers Providers
 	// Connections are the tenants' to what customers own.
@@ -231,6 +233,7 @@ func (s *Server) register(r grpc.ServiceRegistrar) {
 	pb.RegisterPriceServiceServer(r, &priceService{s: s})
 	pb.RegisterKeyServiceServer(r, &keyService{s: s})
 	pb.RegisterAccessServiceServer(r, &accessService{s: s})
+	pb.RegisterAgentServiceServer(r, &agentService{s: s})
 	pb.RegisterProviderServiceServer(r, &providerService{s: s})
 	pb.RegisterAuditServiceServer(r, &auditService{s: s})
 	pb.RegisterCheckpointServiceServer(r, &checkpointService{s: s})

@@ -73,6 +73,7 @@ func (s *Server) gateway() (http.Handler, error) {
 		pb.RegisterPriceServiceHandlerClient(ctx, mux, pb.NewPriceServiceClient(conn)),
 		pb.RegisterKeyServiceHandlerClient(ctx, mux, pb.NewKeyServiceClient(conn)),
 		pb.RegisterAccessServiceHandlerClient(ctx, mux, pb.NewAccessServiceClient(conn)),
+		pb.RegisterAgentServiceHandlerClient(ctx, mux, pb.NewAgentServiceClient(conn)),
 		pb.RegisterProviderServiceHandlerClient(ctx, mux, pb.NewProviderServiceClient(conn)),
 		pb.RegisterAuditServiceHandlerClient(ctx, mux, pb.NewAuditServiceClient(conn)),
 		pb.RegisterCheckpointServiceHandlerClient(ctx, mux, pb.NewCheckpointServiceClient(conn)),

@@ -60,6 +60,8 @@ type app struct {
 	metering                      metering
 	runner                        *processors.Runner
 	httpAddr, grpcAddr            string
+	agents                        agents
+	telemetryPartitions           int32
 	rates                         rates
 
 	parts  []*part
@@ -274,6 +276,7 @@ func (a *app) openTopics(ctx context.Context) error {
 		return err
 	}
 	events := infos[a.kafkaCfg.Topics().Events]
+	a.telemetryPartitions = infos[a.kafkaCfg.Topics().Telemetry].Partitions
 	a.topic = ledger.Topic{ID: events.ID, Partitions: events.Partitions}
 	for _, p := range []**kafka.Producer{&a.edgeLog, &a.stageLog} {
 		producer, err := kafka.NewProducer(a.kafkaCfg, kafka.ProducerOptions{})

@@ -96,6 +96,9 @@ func (a *app) startServers(ctx context.Context) error {
 	if err := a.startProxy(ctx, tlsConfig); err != nil || a.cfg.Target == config.TargetProxy {
 		return err
 	}
+	if err := a.openAgents(ctx); err != nil {
+		return err
+	}
 	encrypted := tlsConfig != nil
 	server, err := api.New(a.apiDeps(), api.Options{TLS: tlsConfig, Version: versionString(), PageKey: a.pageKey()})
 	if err != nil {
@@ -118,10 +121,12 @@ func (a *app) startServers(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	a.grpcAddr, err = a.listen(ctx, "grpc", a.cfg.GRPC.Listen, encrypted, func(ctx context.Context, l net.Listener) error {
+	if a.grpcAddr, err = a.listen(ctx, "grpc", a.cfg.GRPC.Listen, encrypted, func(ctx context.Context, l net.Listener) error {
 		return serveGRPC(ctx, grpcServer, l)
-	})
-	return err
+	}); err != nil {
+		return err
+	}
+	return a.startAgents(ctx, tlsConfig)
 }
 
 func (a *app) startEdge(server *api.Server, grpcServer *grpc.Server) error {
@@ -155,6 +160,9 @@ func (a *app) apiDeps() api.Deps {
 	if a.cfg.Target.Runs(config.TargetAPI) {
 		d.Tokens, d.Secrets = tokenStore{a.access.tokens, a.access.cache}, a.access.secrets
 		d.Providers = a.providerStore()
+		if issuer := a.agents.issuer(); issuer != nil {
+			d.Agents = issuer
+		}
 		d.AuditLog, d.AuditExporter, d.LedgerExporter = a.access.log, auditExporter{a.access.log}, ledgerExporter{a.appDB}
 		d.Rerates = api.NewPostgresRerates(a.appDB, a.ring)
 		d.Connections = connections.NewStore(a.appDB, a.ring)

@@ -99,6 +99,7 @@ type Config struct {
 	Bedrock     Bedrock     `koanf:"bedrock"`
 	GPUTime     GPUTime     `koanf:"gputime"`
 	Proxy       Proxy       `koanf:"proxy"`
+	Agents      Agents      `koanf:"agents"`
 	Log         Log         `koanf:"log"`
 }
 

@@ -32,6 +32,7 @@ func (c *Config) Validate() error {
 	p.want(slices.Contains(targets, c.Target), "target", "%q is not one of %v", c.Target, targets)
 	p.want(filepath.IsAbs(c.DataDir), "data_dir", "%q is not an absolute path; without a home directory it must be set", c.DataDir)
 	c.validateListeners(&p)
+	c.validateAgents(&p)
 	c.validateKafka(&p)
 	c.validateEngines(&p)
 	c.validateKMS(&p)
@@ -68,8 +69,9 @@ func (p *problems) want(ok bool, name, format string, args ...any) {
 func (c *Config) validateListeners(p *problems) {
 	certified := c.TLS.CertFile != ""
 	p.want(certified == (c.TLS.KeyFile != ""), "tls.cert_file", "tls.cert_file and tls.key_file go together")
-	for _, l := range []struct{ name, addr string }{{"http.listen", c.HTTP.Listen}, {"grpc.listen", c.GRPC.Listen}, {"proxy.listen", c.Proxy.Listen}} {
-		if l.addr == "" && l.name == "proxy.listen" {
+	taken := map[string]string{}
+	for _, l := range []struct{ name, addr string }{{"http.listen", c.HTTP.Listen}, {"grpc.listen", c.GRPC.Listen}, {"proxy.listen", c.Proxy.Listen}, {"agents.listen", c.Agents.Listen}} {
+		if l.addr == "" && (l.name == "proxy.listen" || l.name == "agents.listen") {
 			continue
 		}
 		host, port, err := net.SplitHostPort(l.addr)
@@ -82,7 +84,8 @@ func (c *Config) validateListeners(p *problems) {
 			"%q is not loopback and there is no certificate; set tls.cert_file and tls.key_file", l.addr)
 		p.want(certified || c.Embedded(), l.name,
 			"needs tls.cert_file and tls.key_file: only the embedded mode goes without TLS, on loopback")
-		p.want(n == 0 || l.name == "http.listen" || l.addr != c.HTTP.Listen && (l.name == "grpc.listen" || l.addr != c.GRPC.Listen), l.name, "%q is http.listen or grpc.listen already", l.addr)
+		p.want(n == 0 || taken[l.addr] == "", l.name, "%q is %s already", l.addr, taken[l.addr])
+		taken[l.addr] = l.name
 	}
 }
 

@@ -37,6 +37,9 @@ func apiMethods(t testing.TB) []method {
 	protoregistry.GlobalFiles.RangeFilesByPackage("tallystick.v1", func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Services().Len() {
 			s := f.Services().Get(i)
+			if s.Name() == "AgentGateway" {
+				continue // on a listener of its own, without tokens: ingest/agent has its attacks
+			}
 			for j := range s.Methods().Len() {
 				d := s.Methods().Get(j)
 				m := method{name: fmt.Sprintf("/%s/%s", s.FullName(), d.Name()), short: string(d.Name()), input: d.Input(), output: d.Output(),
@@ -108,7 +111,7 @@ func usual(tenant string) map[string]any {
 	return map[string]any{
 		"tenant_id": tenant, "window": "all", "granularity": "PT1H", "group_by": "team", "top": int32(10), "page_size": int32(50), "seq": int64(8), "descending": true,
 		"name": "a-name", "kind": "webhook_url", "value": "https://example.com/hook", "scopes": "read", "log": "ledger", "provider": "openai", "model": "gpt-4o",
-		"pseudonym": strings.Repeat("0", 32), "identity": "nobody@example.com", "tag_keys": "a-key", "reason": "a reason", "token_id": "tok_none", "secret_id": "sec_none",
+		"pseudonym": strings.Repeat("0", 32), "identity": "nobody@example.com", "tag_keys": "a-key", "reason": "a reason", "token_id": "tok_none", "secret_id": "sec_none", "agent_id": "agt_none",
 		"job_id": "00000000-0000-0000-0000-000000000000", "confirm_tenant_id": "nobody", "series": "mac", "dry_run": true,
 		"event_id": mark(tenant) + "-1",
 		"base_url": "https://api.example.com", "key_id": "tok_none", "switch_id": "swi_none", "scope": "team", "subject": "a-team", "usd_per_month": "1",
