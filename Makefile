@@ -17,13 +17,13 @@ export GIT_CONFIG_VALUE_0 := *
 BIN := bin/tallystick
 GOTEST := .ci/gotest
 # Packages whose tests are about goroutines, locks or the order of events.
-CONCURRENT := internal/keyring internal/kafka internal/postgres internal/audit internal/authn internal/transport internal/secrets ingest ledger processors analytics api
+CONCURRENT := internal/keyring internal/kafka internal/postgres internal/audit internal/authn internal/transport internal/secrets internal/provider ingest ledger processors analytics api
 # Long tests there of one goroutine, and of how much memory is used, which the race detector multiplies.
 SEQUENTIAL := -skip '^(TestPackagesStreamInBoundedMemory|TestBytesOfAPackage|TestGrowsAndResumes)$$'
 # Packages that speak to Kafka, and those that speak to Postgres; what simulates both is not repeated there.
 KAFKA_SUITE := internal/kafka ingest ledger processors
 SIMULATED := -skip '^TestSimulation'
-SERVER_SUITE := internal/postgres internal/isolation internal/audit internal/authn internal/secrets migrations ledger processors analytics
+SERVER_SUITE := internal/postgres internal/isolation internal/audit internal/authn internal/secrets internal/provider migrations ledger processors analytics
 # existing packages of a list: folders that hold Go files, with all below them.
 packages = $(foreach d,$(1),$(if $(wildcard $(d)),./$(d)/...))
 
