@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shopspring/decimal"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/metadata"
@@ -64,6 +65,39 @@ func (e *RequestError) Write(w http.ResponseWriter, r *http.Request) {
 
 // GRPC is the error as a gRPC status.
 func (e *RequestError) GRPC() error { return statusError(e.problem) }
+
+// WriteOutcome answers with the results of events as POST /v1/events:batch does:
+// with 202, 400 when all were refused, 503 when some are not known to be durable.
+func WriteOutcome(w http.ResponseWriter, r *http.Request, out Outcome, err error) {
+	res := newResults(outcome{accepted: out.Accepted, refusals: out.Refusals})
+	switch {
+	case err != nil:
+		p := AsRequestError(err).problem
+		if errors.Is(err, ErrUnavailable) {
+			p.results = res
+		}
+		p.write(w, requestID(r))
+	case out.Accepted == 0 && len(out.Refusals) > 0:
+		p := newProblem(http.StatusBadRequest, reasonAllRefused, "every event was refused")
+		p.results = res
+		p.write(w, requestID(r))
+	default:
+		writeResults(w, res)
+	}
+}
+
+// USD is a stated cost as decimal digits with at most the 12 places that money
+// has; "" for what is no amount from 0 to a million.
+func USD(text string) string {
+	if len(text) > 64 {
+		return ""
+	}
+	d, err := decimal.NewFromString(text)
+	if err != nil || d.Exponent() > 6 || d.IsNegative() || d.Cmp(decimal.New(1, 6)) > 0 {
+		return ""
+	}
+	return d.Round(12).String()
+}
 
 // Malformed is the error of a body that is not in its format. The detail must
 // not repeat any of it.

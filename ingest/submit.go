@@ -39,6 +39,13 @@ type Outcome struct {
 // Submit waits for a place, and then for the log, at most Options.Deadline each, and
 // goes on when ctx ends: a caller that has left has used its tokens all the same.
 func (e *Edge) Submit(ctx context.Context, who authn.Principal, events []event.Event) (Outcome, error) {
+	return e.SubmitDecoded(ctx, who, events, nil)
+}
+
+// SubmitDecoded is Submit for a front door that could not decode some of the events:
+// faults, unless nil, has a *event.FieldError for each of those in its place, and
+// they are refused and counted like what the edge itself refuses.
+func (e *Edge) SubmitDecoded(ctx context.Context, who authn.Principal, events []event.Event, faults []error) (Outcome, error) {
 	c := caller{principal: who, peer: authn.PeerOf(ctx)}
 	if id, ok := who.Single(); ok {
 		c.tenant = string(id)
@@ -51,7 +58,12 @@ func (e *Edge) Submit(ctx context.Context, who authn.Principal, events []event.E
 	var out Outcome
 	var failed error
 	for first := 0; first < len(events); first += MaxEvents {
-		o := e.submitFrame(ctx, c, events[first:min(first+MaxEvents, len(events))])
+		end := min(first+MaxEvents, len(events))
+		src := givenSource{rest: events[first:end]}
+		if faults != nil {
+			src.faults = faults[first:end]
+		}
+		o := e.submitFrame(ctx, c, src)
 		out.Accepted += o.accepted
 		for _, r := range o.refusals {
 			r.Index += first
@@ -66,10 +78,10 @@ func (e *Edge) Submit(ctx context.Context, who authn.Principal, events []event.E
 }
 
 // submitFrame sends 1 to MaxEvents events.
-func (e *Edge) submitFrame(ctx context.Context, c caller, events []event.Event) outcome {
+func (e *Edge) submitFrame(ctx context.Context, c caller, src givenSource) outcome {
 	f := e.begin(c)
 	defer e.end(f)
-	f.given = givenSource{rest: events}
+	f.given = src
 	// read fails for what is wrong with a body, and here is none.
 	if err := f.read(&f.given); err != nil {
 		return outcome{unavailable: err}
@@ -104,7 +116,10 @@ func (f *frame) abandon(err error) {
 }
 
 // givenSource walks events that are decoded already.
-type givenSource struct{ rest []event.Event }
+type givenSource struct {
+	rest   []event.Event
+	faults []error // of rest, or nil
+}
 
 func (s *givenSource) next(e *event.Event) (ok bool, refusal, err error) {
 	if len(s.rest) == 0 {
@@ -117,7 +132,13 @@ func (s *givenSource) next(e *event.Event) (ok bool, refusal, err error) {
 	e.Tags = tags
 	e.ReceivedAt, e.MappingVersion, e.UserPseudonym, e.SealedTags = 0, 0, "", nil
 	e.HasContentMAC = false
-	return true, sortTags(e.Tags), nil
+	if s.faults != nil {
+		refusal, s.faults = s.faults[0], s.faults[1:]
+	}
+	if refusal == nil {
+		refusal = sortTags(e.Tags)
+	}
+	return true, refusal, nil
 }
 
 // sortTags brings tags into the order of the log. The error is a *event.FieldError.

@@ -14,6 +14,12 @@ func (a *Attribution) object(value string) {
 		a.Dropped++
 		return
 	}
+	a.Members(members)
+}
+
+// Members takes the members of a JSON object as metadata. What is no plain value
+// is left out and counted.
+func (a *Attribution) Members(members map[string]json.RawMessage) {
 	for _, name := range sortedKeys(members) {
 		raw := members[name]
 		if string(raw) == "null" {

@@ -31,6 +31,8 @@ const (
 	reasoning
 	audioInput
 	audioOutput
+	imageInput
+	imageOutput
 	toolInput // prompt tokens of tool results that input does not contain
 	httpStatus
 	streaming
@@ -82,7 +84,12 @@ var aliasTable = []alias{
 	{"gen_ai.usage.output_tokens", outputTokens},
 	{"gen_ai.usage.cache_read.input_tokens", cacheRead},
 	{"gen_ai.usage.cache_creation.input_tokens", cacheWrite},
+	{"gen_ai.usage.cache_write.input_tokens", cacheWrite},
 	{"gen_ai.usage.reasoning.output_tokens", reasoning},
+	{"gen_ai.usage.audio.input_tokens", audioInput},
+	{"gen_ai.usage.audio.output_tokens", audioOutput},
+	{"gen_ai.usage.image.input_tokens", imageInput},
+	{"gen_ai.usage.image.output_tokens", imageOutput},
 	{"gen_ai.usage.prompt_tokens", inputTokens},
 	{"gen_ai.usage.completion_tokens", outputTokens},
 	{"gen_ai.usage.total_tokens", totalTokens},

@@ -7,6 +7,7 @@ import (
 
 	commonpb "go.opentelemetry.io/proto/slim/otlp/common/v1"
 
+	"github.com/tallystick/tallystick/ingest"
 	"github.com/tallystick/tallystick/ingest/attribution"
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/tokens"
@@ -170,8 +171,8 @@ func (f *facts) isCall() bool {
 // stated; else what cannot be a part is not one. clear is false when nothing fits.
 func (f *facts) vector(cacheApart, reasoningApart bool) (v tokens.Vector, clear bool) {
 	in, out, total := f.num[inputTokens], f.num[outputTokens], f.num[totalTokens]
-	parts := f.num[cacheRead] + f.num[cacheWrite] + f.num[cacheWrite1h] + f.num[audioInput]
-	hidden := f.num[reasoning] + f.num[audioOutput]
+	parts := f.num[cacheRead] + f.num[cacheWrite] + f.num[cacheWrite1h] + f.num[audioInput] + f.num[imageInput]
+	hidden := f.num[reasoning] + f.num[audioOutput] + f.num[imageOutput]
 	if f.rank[inputTokens] == 0 && total > out {
 		in = total - out
 	}
@@ -199,6 +200,7 @@ func (f *facts) vector(cacheApart, reasoningApart bool) (v tokens.Vector, clear 
 	v[tokens.Input] = in + f.num[toolInput]
 	v[tokens.CacheRead], v[tokens.CacheWrite5m], v[tokens.CacheWrite1h] = f.num[cacheRead], f.num[cacheWrite], f.num[cacheWrite1h]
 	v[tokens.AudioInput], v[tokens.AudioOutput] = f.num[audioInput], f.num[audioOutput]
+	v[tokens.ImageInput], v[tokens.ImageOutput] = f.num[imageInput], f.num[imageOutput]
 	v[tokens.Output], v[tokens.Reasoning] = out, f.num[reasoning]
 	return v, clear
 }
@@ -232,7 +234,7 @@ func (f *facts) event(e *event.Event, cacheApart, reasoningApart bool) {
 		e.HTTPStatus = f.num[httpStatus]
 	}
 	e.TTFTMicros = min(max(f.num[ttftSeconds], f.num[ttftMillis]), event.MaxMicros)
-	e.ProviderCost = cost(f.text[providerCost])
+	e.ProviderCost = ingest.USD(f.text[providerCost])
 	vec, clear := f.vector(cacheApart, reasoningApart)
 	e.Tokens = vec
 	if !clear {
@@ -264,17 +266,4 @@ func word(s string, maxBytes int) string {
 		return ""
 	}
 	return s
-}
-
-// cost is a stated cost in USD with at most the 12 places that money has; what is
-// no such number is none.
-func cost(s string) string {
-	x, err := strconv.ParseFloat(s, 64)
-	if err != nil || !(x >= 0 && x < 1e6) {
-		return ""
-	}
-	if i := strings.IndexByte(s, '.'); len(s)-i <= 13 && strings.Trim(s, "0123456789.") == "" {
-		return s
-	}
-	return strconv.FormatFloat(x, 'f', 12, 64)
 }

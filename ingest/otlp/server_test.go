@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -16,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -36,97 +34,14 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tallystick/tallystick/ingest"
+	"github.com/tallystick/tallystick/ingest/doortest"
 	"github.com/tallystick/tallystick/ingest/event"
-	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/kafka"
-	"github.com/tallystick/tallystick/internal/keyring"
-	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/testenv"
 	"github.com/tallystick/tallystick/internal/tokens"
 )
 
-// memoryLog keeps records, or fails with err.
-type memoryLog struct {
-	mu   sync.Mutex // protects what follows
-	recs [][]byte
-	err  error
-}
-
-func (l *memoryLog) ProduceBatch(_ context.Context, recs []kafka.Record, _ []kafka.Result) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, r := range recs {
-		if l.err == nil {
-			l.recs = append(l.recs, bytes.Clone(r.Value))
-		}
-	}
-	return l.err
-}
-
-func (l *memoryLog) take() [][]byte {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	recs := l.recs
-	l.recs = nil
-	return recs
-}
-
-type keys struct{}
-
-func (keys) Derive(id tenant.ID, p keyring.Purpose, _ uint32) ([keyring.KeyBytes]byte, error) {
-	if id != "acme" {
-		return [keyring.KeyBytes]byte{}, keyring.ErrNoKey
-	}
-	return sha256.Sum256(fmt.Appendf(nil, "%s/%s", id, p)), nil
-}
-
-func (keys) Epoch(tenant.ID, keyring.Purpose) uint32 { return 1 }
-
-func (keys) Seal(dst []byte, _ tenant.ID, _ keyring.Purpose, _ keyring.Place, plain []byte) ([]byte, error) {
-	sum := sha256.Sum256(plain)
-	return append(dst, sum[:]...), nil
-}
-
-type tokensOf map[string]authn.Principal
-
-func (t tokensOf) Authenticate(_ context.Context, token string) (authn.Principal, error) {
-	if p, ok := t[token]; ok {
-		return p, nil
-	}
-	return authn.Principal{}, authn.ErrUnauthenticated
-}
-
-func newEdge(t testing.TB, log ingest.Log) *ingest.Edge {
-	t.Helper()
-	e, err := ingest.New(log, keys{}, tokensOf{
-		"good":  {Subject: "p", Tenants: []tenant.ID{"acme"}, Scopes: authn.Ingest},
-		"admin": {Subject: "a", AllTenants: true, Scopes: authn.AllScopes},
-		"read":  {Subject: "r", Tenants: []tenant.ID{"acme"}, Scopes: authn.Read},
-	}, ingest.Options{Topic: "events", EdgeID: "e", Now: func() time.Time { return time.Unix(0, start+5e9) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e
-}
-
-func eventsOf(t testing.TB, recs [][]byte) (events []event.Event) {
-	t.Helper()
-	for _, b := range recs {
-		rec, err := event.SplitRecord(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if rec.Kind != event.UsageRecord {
-			continue
-		}
-		var e event.Event
-		if err := e.DecodeProto(rec.Body, event.Log); err != nil {
-			t.Fatal(err)
-		}
-		events = append(events, e)
-	}
-	return events
-}
+func now() time.Time { return time.Unix(0, start+5e9) }
 
 func twoCalls(t *testing.T) *coltracepb.ExportTraceServiceRequest {
 	t.Helper()
@@ -199,15 +114,15 @@ func TestHTTP(t *testing.T) {
 		{"bomb", "/v1/traces", map[string]string{"Authorization": "Bearer good", "Content-Encoding": "gzip"}, zip(t, make([]byte, ingest.MaxDoorBytes+1)), 413, 0, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			log := &memoryLog{}
+			log := &doortest.Log{}
 			r := httptest.NewRequest(http.MethodPost, tc.path, bytes.NewReader(tc.body))
 			r.Header.Set("Content-Type", typeProto)
 			for k, v := range tc.header {
 				r.Header.Set(k, v)
 			}
 			w := httptest.NewRecorder()
-			Handler(newEdge(t, log)).ServeHTTP(w, r)
-			if w.Code != tc.code || len(log.take()) != tc.events {
+			Handler(doortest.NewEdge(t, log, now)).ServeHTTP(w, r)
+			if w.Code != tc.code || len(log.Take()) != tc.events {
 				t.Fatalf("status %d, want %d; body %q", w.Code, tc.code, w.Body)
 			}
 			if strings.Contains(w.Body.String(), "planted") {
@@ -232,22 +147,22 @@ func TestHTTP(t *testing.T) {
 
 // A log that is away must make the exporter come again.
 func TestUnavailable(t *testing.T) {
-	log := &memoryLog{err: kafka.ErrFull}
+	log := &doortest.Log{Err: kafka.ErrFull}
 	r := httptest.NewRequest(http.MethodPost, "/v1/traces", bytes.NewReader(body(t, twoCalls(t))))
 	r.Header.Set("Content-Type", typeProto)
 	r.Header.Set("Authorization", "Bearer good")
 	w := httptest.NewRecorder()
-	Handler(newEdge(t, log)).ServeHTTP(w, r)
+	Handler(doortest.NewEdge(t, log, now)).ServeHTTP(w, r)
 	if w.Code != 503 || w.Header().Get("Retry-After") == "" {
 		t.Errorf("%d, Retry-After %q", w.Code, w.Header().Get("Retry-After"))
 	}
 }
 
 func TestGRPC(t *testing.T) {
-	log := &memoryLog{}
+	log := &doortest.Log{}
 	lis := bufconn.Listen(1 << 20)
 	server := grpc.NewServer(ingest.DoorServerOptions()...)
-	Register(server, newEdge(t, log))
+	Register(server, doortest.NewEdge(t, log, now))
 	go server.Serve(lis) //nolint:errcheck // ends with Stop
 	defer server.Stop()
 	conn, err := grpc.NewClient("passthrough:bufnet", grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -265,7 +180,7 @@ func TestGRPC(t *testing.T) {
 		if err := send("Bearer good", twoCalls(t), &res, "trace.v1.TraceService", opts...); err != nil || res.GetPartialSuccess().GetRejectedSpans() != 1 {
 			t.Errorf("Export = %v, %v", &res, err)
 		}
-		if got := eventsOf(t, log.take()); len(got) != 1 || got[0].Model != "gpt-5" {
+		if got := doortest.Events(t, log.Take()); len(got) != 1 || got[0].Model != "gpt-5" {
 			t.Errorf("events %v", got)
 		}
 	}
@@ -280,7 +195,7 @@ func TestGRPC(t *testing.T) {
 	if err := send("Bearer good", &huge.traces, &res, "trace.v1.TraceService", grpc.UseCompressor(grpcgzip.Name)); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("a bomb: %v", err)
 	}
-	log.err = kafka.ErrFull
+	log.Err = kafka.ErrFull
 	if err := send("Bearer good", twoCalls(t), &res, "trace.v1.TraceService"); status.Code(err) != codes.Unavailable {
 		t.Errorf("a full log: %v", err)
 	}
@@ -288,8 +203,8 @@ func TestGRPC(t *testing.T) {
 
 // What comes twice is the same record but for the time of receipt: hop 3 sees one call.
 func TestTwiceIsOnce(t *testing.T) {
-	log := &memoryLog{}
-	h := Handler(newEdge(t, log))
+	log := &doortest.Log{}
+	h := Handler(doortest.NewEdge(t, log, now))
 	var seen []event.Event
 	for _, media := range []string{typeProto, typeJSON} {
 		b := body(t, twoCalls(t))
@@ -300,7 +215,7 @@ func TestTwiceIsOnce(t *testing.T) {
 		r.Header.Set("Content-Type", media)
 		r.Header.Set("Authorization", "Bearer good")
 		h.ServeHTTP(httptest.NewRecorder(), r)
-		seen = append(seen, eventsOf(t, log.take())...)
+		seen = append(seen, doortest.Events(t, log.Take())...)
 	}
 	if len(seen) != 2 || seen[0].ID != seen[1].ID || seen[0].ContentMAC != seen[1].ContentMAC {
 		t.Errorf("%+v", seen)
@@ -314,8 +229,8 @@ func TestOpenInferencePack(t *testing.T) {
 	if err != nil || len(files) < 19 {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
-	log := &memoryLog{}
-	h := Handler(newEdge(t, log))
+	log := &doortest.Log{}
+	h := Handler(doortest.NewEdge(t, log, now))
 	counted := 0
 	for i, file := range files {
 		raw, err := os.ReadFile(file)
@@ -333,8 +248,8 @@ func TestOpenInferencePack(t *testing.T) {
 		r.Header.Set("Authorization", "Bearer good")
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
-		recs := log.take()
-		got := eventsOf(t, recs)
+		recs := log.Take()
+		got := doortest.Events(t, recs)
 		if w.Code != 200 || len(got) != 1 {
 			t.Errorf("%s: %d, %d events, %s", filepath.Base(file), w.Code, len(got), w.Body)
 			continue
@@ -436,8 +351,8 @@ func leaked(recs [][]byte, texts []string) string {
 // Fragments planted in every place of every signal reach neither the log nor an answer.
 func TestPlantedFragments(t *testing.T) {
 	const secret = "zq7-planted-fragment"
-	log := &memoryLog{}
-	h := Handler(newEdge(t, log))
+	log := &doortest.Log{}
+	h := Handler(doortest.NewEdge(t, log, now))
 	sent := 0
 	for _, tc := range plantedRequests(t, secret) {
 		for _, asJSON := range []bool{false, true} {
@@ -451,7 +366,7 @@ func TestPlantedFragments(t *testing.T) {
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, r)
 			answer, _ := io.ReadAll(w.Body)
-			recs := append(log.take(), answer)
+			recs := append(log.Take(), answer)
 			for _, form := range []string{secret, base64.StdEncoding.EncodeToString([]byte(secret))[:20], strings.ToUpper(secret)} {
 				if leaked(recs, []string{form}) != "" {
 					t.Errorf("%s: %q came through (%d)", tc.name, form, w.Code)
