@@ -164,7 +164,7 @@ func (w *Writer) runOnce(ctx context.Context, topic Topic, partition int32, src 
 	if err != nil {
 		return fmt.Errorf("assign: %w", err)
 	}
-	log.LogAttrs(ctx, slog.LevelInfo, "ledger partition assigned", slog.Int64("epoch", st.Epoch),
+	log.LogAttrs(ctx, slog.LevelDebug, "ledger partition assigned", slog.Int64("epoch", st.Epoch),
 		slog.Int64("offset", st.NextOffset), slog.Int64("batch", st.LastBatch), slog.Int64("published", st.PublishedBatch))
 	rec, err := w.standing(ctx, topic, partition, &st, log)
 	if err != nil {

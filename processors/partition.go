@@ -249,7 +249,7 @@ func (p *partition) idle(ctx context.Context, offset int64) error {
 func (p *partition) backfill(ctx context.Context, to, offset int64) error {
 	p.seq.abandon()
 	from := p.seq.batch
-	p.log.LogAttrs(ctx, slog.LevelInfo, "reading commits from the ledger", slog.Int64("from", from), slog.Int64("to", to))
+	p.log.LogAttrs(ctx, slog.LevelDebug, "reading commits from the ledger", slog.Int64("from", from), slog.Int64("to", to))
 	backoff := p.r.opts.RetryMin
 	for {
 		err := p.readLedger(ctx, to, offset)

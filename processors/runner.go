@@ -170,7 +170,7 @@ func (r *Runner) runOnce(ctx context.Context, p *partition) error {
 	if err := r.onStorer(ctx, func(work context.Context) error { return r.storer.admit(work, p) }); err != nil {
 		return fmt.Errorf("admit: %w", err)
 	}
-	p.log.LogAttrs(ctx, slog.LevelInfo, "processors' partition admitted",
+	p.log.LogAttrs(ctx, slog.LevelDebug, "processors' partition admitted",
 		slog.Int64("commit", p.seq.done()), slog.Int64("offset", p.stored.Resume.Offset))
 	reader, err := p.open(ctx, p.stored.Resume)
 	if err != nil {

@@ -263,16 +263,20 @@ func (c *Consumer) reportGroupErrors(ctx context.Context, cl *kgo.Client) {
 func (c *Consumer) assign(ctx context.Context, partitions []int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var started []int32
 	for _, id := range partitions {
 		if c.running[id] != nil {
 			continue
 		}
+		started = append(started, id)
 		workerCtx, cancel := context.WithCancel(ctx)
 		w := &worker{cancel: cancel, done: make(chan struct{})}
 		before := c.last[id]
 		c.running[id], c.last[id] = w, w
-		c.log.LogAttrs(ctx, slog.LevelInfo, "partition assigned", slog.Int64("partition", int64(id)))
 		go c.work(workerCtx, w, before, id)
+	}
+	if len(started) > 0 {
+		c.log.LogAttrs(ctx, slog.LevelInfo, "partitions assigned", slog.Any("partitions", started))
 	}
 }
 
@@ -323,10 +327,11 @@ func (c *Consumer) revoke(ctx context.Context, partitions []int32) {
 		}
 	}
 	c.mu.Unlock()
+	var released []int32
 	for id, w := range stopping {
 		select {
 		case <-w.done:
-			c.log.LogAttrs(ctx, slog.LevelInfo, "partition released", slog.Int64("partition", int64(id)))
+			released = append(released, id)
 		case <-ctx.Done():
 			c.log.LogAttrs(ctx, slog.LevelWarn, "partition taken before its work ended", slog.Int64("partition", int64(id)))
 		}
@@ -334,6 +339,10 @@ func (c *Consumer) revoke(ctx context.Context, partitions []int32) {
 		delete(c.running, id)
 		delete(c.halted, id)
 		c.mu.Unlock()
+	}
+	if len(released) > 0 {
+		slices.Sort(released)
+		c.log.LogAttrs(ctx, slog.LevelInfo, "partitions released", slog.Any("partitions", released))
 	}
 }
 
