@@ -88,6 +88,7 @@ func usageOf(ev *event.Event) pricing.Usage {
 	return pricing.Usage{
 		Provider: ev.Provider, Model: ev.Model, Region: ev.Region, ServiceTier: ev.ServiceTier,
 		Tokens: ev.Tokens, ContextTokens: ev.ContextTokens, At: ev.OccurredAt, KnownAt: ev.ReceivedAt,
+		GPU: ev.IsGPU(), GPUMicros: ev.GPUMicros, Purchase: ev.PurchaseOption,
 	}
 }
 
@@ -107,6 +108,9 @@ func explainEntry(w io.Writer, e *chain.Entry, book *pricing.Book) error {
 	if !res.Priced {
 		fmt.Fprintf(t, "unpriced\t%s\n", res.Reason)
 		return t.Flush()
+	}
+	if u.GPU {
+		return explainGPU(t, e, book, res.Row)
 	}
 	row, sheet, ok := book.Sheet(res.Row)
 	if !ok {
