@@ -19,6 +19,7 @@ import (
 	"github.com/tallystick/tallystick/ingest"
 	"github.com/tallystick/tallystick/ingest/proxy"
 	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/kafka"
 	"github.com/tallystick/tallystick/internal/spool"
 	"github.com/tallystick/tallystick/internal/tenant"
 )
@@ -123,13 +124,20 @@ func benchProvider() http.Handler {
 }
 
 // benchMetering is the proxy with all that costs time in it: the edge with its keys,
-// the sealed spool on disk, its shipper. Only the broker is none: records that leave
-// the spool are acknowledged at once.
+// the sealed spool on disk, its shipper. Only the broker is none.
 type benchMetering struct {
 	proxy  *proxy.Proxy
 	keys   anyKeys
 	spool  *spool.Spool
 	cancel context.CancelFunc
+}
+
+// lingering is a broker that acknowledges after the linger of the real producer.
+type lingering struct{ nowhere }
+
+func (l lingering) ProduceBatch(ctx context.Context, recs []kafka.Record, results []kafka.Result) error {
+	time.Sleep(kafka.DefaultLinger)
+	return l.nowhere.ProduceBatch(ctx, recs, results)
 }
 
 // benchProviderKeys has one provider key.
@@ -149,7 +157,7 @@ func newBenchMetering(ctx context.Context, upstream, dir string) (*benchMetering
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	log := spool.NewLog(s, nowhere{}, spool.LogOptions{})
+	log := spool.NewLog(s, lingering{}, spool.LogOptions{})
 	go func() { _ = log.Run(ctx) }() // what it cannot ship shows as a full spool
 	auth := authn.NewStatic(benchToken, authn.Principal{Subject: "tok_bench", Tenants: []tenant.ID{benchTenant}, Scopes: authn.Ingest})
 	edge, err := ingest.New(log, keys, auth, ingest.Options{Topic: "events", EdgeID: "bench", MaxInFlight: proxyInFlight})

@@ -140,7 +140,7 @@ func (x *exchange) copy(resp *http.Response, watch *time.Timer, length int64, ho
 	pooled := x.p.buffers[size].Get().(*[]byte)
 	defer x.p.buffers[size].Put(pooled)
 	buf, full := *pooled, 0
-	flush := x.flusher(length)
+	flush := x.flusher(length, resp)
 	for {
 		n, err := resp.Body.Read(buf[full:])
 		if n > 0 {
@@ -181,12 +181,12 @@ func (x *exchange) copy(resp *http.Response, watch *time.Timer, length int64, ho
 }
 
 // flusher is what sends each chunk at once; nil where there is nothing to gain.
-func (x *exchange) flusher(length int64) *http.ResponseController {
+func (x *exchange) flusher(length int64, resp *http.Response) *http.ResponseController {
 	if length >= 0 && !x.stream {
 		return nil
 	}
 	c := http.NewResponseController(x.w)
-	if x.stream {
+	if b, ok := resp.Body.(*answerBody); x.stream && !(ok && b.begun()) {
 		_ = c.Flush() // the client sees the headers; that it cannot be flushed shows at the first chunk
 	}
 	return c
@@ -243,25 +243,5 @@ func (x *exchange) report(h http.Header) {
 		if left, ok := x.held.Remaining(); ok {
 			h[RemainingHeader] = []string{left.String()}
 		}
-	}
-}
-
-// NewUpstream is how requests are sent to providers: connections are kept, no
-// redirect is followed, nothing is sent again, nothing decompressed.
-func NewUpstream(o Options) *http.Transport {
-	o = o.withDefaults()
-	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
-	return &http.Transport{
-		DialContext:            dialer.DialContext,
-		ForceAttemptHTTP2:      true,
-		DisableCompression:     true,
-		MaxIdleConns:           4 * o.IdleConnsPerHost,
-		MaxIdleConnsPerHost:    o.IdleConnsPerHost,
-		IdleConnTimeout:        90 * time.Second,
-		TLSHandshakeTimeout:    10 * time.Second,
-		ResponseHeaderTimeout:  o.AnswerTimeout,
-		WriteBufferSize:        smallBuffer,
-		ReadBufferSize:         smallBuffer,
-		MaxResponseHeaderBytes: int64(o.MaxHeaderBytes),
 	}
 }

@@ -99,7 +99,7 @@ func New(parts Parts, opts Options) (*Proxy, error) {
 		return nil, errors.New("proxy: Auth, Sink and Keys are required, and Capture and Digester go together")
 	}
 	if parts.Upstream == nil {
-		parts.Upstream = NewUpstream(opts)
+		parts.Upstream = NewUpstream(opts, nil)
 	}
 	p := &Proxy{parts: parts, opts: opts, routes: newRoutes(opts.Providers)}
 	p.exchanges.New = func() any { return newExchange(p) }

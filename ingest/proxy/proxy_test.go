@@ -138,10 +138,15 @@ func TestTheEndWaitsForTheSink(t *testing.T) {
 				}
 			}, nil)
 			w.sink.gate = make(chan struct{})
-			resp := w.do(w.request("POST", s.path, s.request))
-			ended := make(chan struct{})
+			req, ended := w.request("POST", s.path, s.request), make(chan struct{})
 			go func() {
 				defer close(ended)
+				resp, err := http.DefaultTransport.RoundTrip(req)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer resp.Body.Close()
 				io.Copy(io.Discard, resp.Body)
 			}()
 			select {

@@ -178,6 +178,29 @@ func TestNoteGoesWithTheAcknowledgement(t *testing.T) {
 	}
 }
 
+func TestKeyFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "below", "spool.key")
+	first, err := KeyFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := KeyFile(path)
+	if err != nil || *again != *first || *first == [KeyBytes]byte{} {
+		t.Errorf("%v: %x, then %x", err, first, again)
+	}
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v %v", st.Mode(), err)
+	}
+	for _, text := range []string{"", "abcd", "zz" + fmt.Sprintf("%062d", 0), fmt.Sprintf("%066d", 0)} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := KeyFile(path); !errors.Is(err, ErrKey) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func TestOneProcessAtATime(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, Options{})
