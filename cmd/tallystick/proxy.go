@@ -140,8 +140,7 @@ func (a *app) proxyParts(edge *ingest.Edge, queue *spool.Spool) (proxy.Parts, er
 		return proxy.Parts{}, err
 	}
 	gate := proxyGate{a.access.gate}
-	foreign := proxy.NewUpstream(proxy.Options{})
-	foreign.DialContext = (&net.Dialer{Timeout: 10 * time.Second, ControlContext: egress.Control(a.cfg.Providers.PrivateNetworks)}).DialContext
+	foreign := proxy.NewUpstream(proxy.Options{}, &net.Dialer{ControlContext: egress.Control(a.cfg.Providers.PrivateNetworks)})
 	parts := proxy.Parts{
 		Auth: a.access.auth, Sink: edge, Room: spoolRoom{queue}, Keys: gate, Switch: gate, Limits: gate, Budgets: gate,
 		Pricer: bookPricer{book}, Foreign: foreign,
