@@ -1,6 +1,7 @@
 package bedrock
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"errors"
@@ -94,17 +95,19 @@ func (d *Decoder) member(rec *Record, key string) bool {
 	case "timestamp":
 		rec.Time = parseTime(s.string())
 	case "accountId":
-		rec.Account = name(s.string())
+		rec.Account = token(s.string())
 	case "region":
-		rec.Region = name(s.string())
+		rec.Region = token(s.string())
 	case "requestId":
-		rec.RequestID = name(s.string())
+		rec.RequestID = token(s.string())
 	case "operation":
-		rec.Operation = name(s.string())
+		rec.Operation = token(s.string())
 	case "modelId":
 		rec.Model = name(s.string())
 	case "errorCode":
-		rec.ErrorCode = name(s.string())
+		if code := s.string(); code != "" {
+			rec.ErrorCode = cmp.Or(token(code), "unknown")
+		}
 	case "identity":
 		s.object(func(key string) {
 			if key == "arn" {
@@ -322,6 +325,17 @@ func name(s string) string {
 		if c := s[i]; c <= ' ' || c >= 0x7f || c == '"' || c == '\\' {
 			return ""
 		}
+	}
+	return s
+}
+
+// token is s where it can be an id or a word of AWS's: at most 64 letters, digits,
+// dashes, dots, colons and underscores.
+func token(s string) string {
+	if len(s) > 64 || strings.ContainsFunc(s, func(c rune) bool {
+		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == ':' || c == '_')
+	}) {
+		return ""
 	}
 	return s
 }

@@ -108,6 +108,9 @@ func TestEvents(t *testing.T) {
 		{"throttled", func(r map[string]any) {
 			r["errorCode"], r["input"], r["output"] = "ThrottlingException", nil, nil
 		}, "error 429 false 0 0 0 0 0 -"},
+		{"an error without a name", func(r map[string]any) {
+			r["errorCode"], r["input"], r["output"] = prose, nil, nil
+		}, "error 0 false 0 0 0 0 0 -"},
 		{"cache counts have two names", func(r map[string]any) {
 			body(r)["usage"] = map[string]any{"inputTokens": 3, "outputTokens": 5, "cacheReadInputTokens": 100, "cacheReadInputTokenCount": 100,
 				"cacheWriteInputTokens": 20, "cacheWriteInputTokenCount": 20, "totalTokens": 128,
@@ -370,6 +373,16 @@ func TestScannerReadsWhatIsJSON(t *testing.T) {
 		}
 		if n, ok := s.integer(); n != 7 || !ok {
 			t.Fatalf("after it: %d %t", n, ok)
+		}
+	})
+}
+
+// A word is one where encoding/json thinks so.
+func TestWords(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		word := rapid.StringMatching(`-?[0-9]{0,3}(\.[0-9]{0,3})?([eE][+-]?[0-9]{0,2})?|true|false|null|[0-9a-z.+E-]{0,6}`).Draw(t, "word")
+		if got, want := validWord([]byte(word)), json.Valid([]byte(word)); got != want {
+			t.Fatalf("%q: %t, want %t", word, got, want)
 		}
 	})
 }

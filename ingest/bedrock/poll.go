@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/connections"
@@ -22,6 +24,10 @@ const (
 	lookInterval = 10 * time.Second
 	// leaseLife is for one object at a time; renewed while it is read.
 	leaseLife = 2 * time.Minute
+	// parallelTenants is how many tenants are read at once.
+	parallelTenants = 4
+	// stallLimit ends the reading of an object of which nothing comes.
+	stallLimit = 2 * time.Minute
 	// maxPause bounds the pause after passes that failed.
 	maxPause = 30 * time.Minute
 )
@@ -58,11 +64,7 @@ func (p *Poller) Run(ctx context.Context) error {
 		if err := p.look(ctx); err != nil && ctx.Err() == nil {
 			p.Log.Warn("bedrock: connections cannot be looked for", "err", err)
 		}
-		for _, id := range p.reading {
-			if err := p.tenant(ctx, id); err != nil && ctx.Err() == nil {
-				p.Log.Warn("bedrock: connections cannot be looked at", "tenant", id, "err", err)
-			}
-		}
+		p.all(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -82,6 +84,22 @@ func (p *Poller) begin() {
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)
 	}
+}
+
+// all reads the tenants' connections, several at once, so that a slow one of a
+// tenant keeps nobody else waiting for long.
+func (p *Poller) all(ctx context.Context) {
+	var g errgroup.Group
+	g.SetLimit(parallelTenants)
+	for _, id := range p.reading {
+		g.Go(func() error {
+			if err := p.tenant(ctx, id); err != nil && ctx.Err() == nil {
+				p.Log.Warn("bedrock: connections cannot be looked at", "tenant", id, "err", err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // each has said what was wrong
 }
 
 // look finds the tenants with connections anew when any connection has changed:
@@ -161,7 +179,9 @@ func (p *Poller) object(ctx context.Context, l *connections.Lease, src Source, j
 		defer close(renewed)
 		p.renew(ctx, l, cancel)
 	}()
-	sum, err := p.read(ctx, src, job, o)
+	stalled := time.AfterFunc(stallLimit, func() { cancel(errStalled) })
+	defer stalled.Stop()
+	sum, err := p.read(ctx, src, job, o, func() { stalled.Reset(stallLimit) })
 	cause := context.Cause(ctx)
 	cancel(nil)
 	<-renewed
@@ -184,7 +204,11 @@ func (p *Poller) object(ctx context.Context, l *connections.Lease, src Source, j
 	return src.Done(ctx, o)
 }
 
-func (p *Poller) read(ctx context.Context, src Source, job *Job, o Object) (sum Summary, err error) {
+// errStalled: nothing of an object came for stallLimit. It is read again later.
+var errStalled = errors.New("bedrock: an object stood still")
+
+// read reads an object; came is called whenever something of it has come.
+func (p *Poller) read(ctx context.Context, src Source, job *Job, o Object, came func()) (sum Summary, err error) {
 	body, err := src.Open(ctx, o)
 	if errors.Is(err, ErrGone) {
 		return sum, nil // its owner took it away before we came
@@ -193,13 +217,28 @@ func (p *Poller) read(ctx context.Context, src Source, job *Job, o Object) (sum 
 		return sum, err
 	}
 	defer body.Close() //nolint:errcheck // it was only read from
-	if err := job.Import(ctx, p.Sink, o.Name, body, &sum); err != nil {
+	if err := job.Import(ctx, p.Sink, o.Name, progressing{body, came}, &sum); err != nil {
 		return sum, fmt.Errorf("bedrock: read an object: %w", err)
 	}
 	if sum.Damaged+sum.Malformed > 0 {
 		p.Log.Warn("bedrock: an object has lines that are no records", "tenant", job.Tenant, "object", o.Name, "malformed", sum.Malformed, "damaged", sum.Damaged > 0)
 	}
 	return sum, nil
+}
+
+// progressing tells that something came.
+type progressing struct {
+	r    io.Reader
+	came func()
+}
+
+// Read implements io.Reader.
+func (p progressing) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	if n > 0 {
+		p.came()
+	}
+	return n, err
 }
 
 // renew prolongs the lease until ctx ends.

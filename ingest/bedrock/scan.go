@@ -307,10 +307,46 @@ func (s *scanner) word() []byte {
 	if size > maxWord {
 		return nil
 	}
-	if !json.Valid(word) {
+	if !validWord(word) {
 		s.fail()
 	}
 	return word
+}
+
+// validWord reports whether b is a literal or a number of JSON (RFC 8259, 6).
+func validWord(b []byte) bool {
+	switch string(b) {
+	case "true", "false", "null":
+		return true
+	}
+	b = bytes.TrimPrefix(b, []byte("-"))
+	digits := func() bool {
+		n := 0
+		for n < len(b) && b[n] >= '0' && b[n] <= '9' {
+			n++
+		}
+		b = b[n:]
+		return n > 0
+	}
+	if bytes.HasPrefix(b, []byte("0")) {
+		b = b[1:]
+	} else if !digits() {
+		return false
+	}
+	if bytes.HasPrefix(b, []byte(".")) {
+		if b = b[1:]; !digits() {
+			return false
+		}
+	}
+	if len(b) > 0 && (b[0] == 'e' || b[0] == 'E') {
+		if b = b[1:]; len(b) > 0 && (b[0] == '+' || b[0] == '-') {
+			b = b[1:]
+		}
+		if !digits() {
+			return false
+		}
+	}
+	return len(b) == 0
 }
 
 func wordByte(c byte) bool {
