@@ -60,6 +60,7 @@ type app struct {
 	metering                      metering
 	runner                        *processors.Runner
 	httpAddr, grpcAddr            string
+	otlp                          otlpAddrs
 	agents                        agents
 	telemetryPartitions           int32
 	rates                         rates

@@ -111,6 +111,9 @@ func (a *app) startServers(ctx context.Context) error {
 		if err := a.startEdge(server, grpcServer); err != nil {
 			return err
 		}
+		if err := a.startOTLP(ctx, tlsConfig); err != nil {
+			return err
+		}
 	}
 	if a.cfg.Target.Runs(config.TargetAPI) {
 		server.Mount("/", web.Handler())
@@ -141,6 +144,7 @@ func (a *app) startEdge(server *api.Server, grpcServer *grpc.Server) error {
 	}
 	a.edge = edge
 	server.Mount("POST /v1/events:batch", authn.TellPeer(edge.Handler()))
+	a.mountDoors(server)
 	edge.RegisterGRPC(grpcServer, server)
 	a.startBedrock(server)
 	a.start("edge", edge.Run)

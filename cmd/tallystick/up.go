@@ -177,6 +177,9 @@ func (u *upRun) introduce(terminal bool) {
 	say("data", u.cfg.DataDir)
 	say("token file", u.app.tokenPath())
 	say("for tools", fmt.Sprintf(`export TALLYSTICK_URL=%s TALLYSTICK_TOKEN="$(cat %s)"`, url, u.app.tokenPath()))
+	if env := u.app.otlpEnvironment(load.TenantIDs("", 1)[0]); env != "" {
+		say("for OTLP", env)
+	}
 	say("a report", fmt.Sprintf(`curl -s %s/v1/reports/summary:query -H "Authorization: Bearer $(cat %s)" -H 'Content-Type: application/json' -d '{"tenant_id":"%s","window":{"name":"7d"}}'`,
 		url, u.app.tokenPath(), load.TenantIDs("", 1)[0]))
 	if u.live {

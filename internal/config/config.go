@@ -86,6 +86,7 @@ type Config struct {
 	Checkpoints Checkpoints `koanf:"checkpoints"`
 	HTTP        Listener    `koanf:"http"`
 	GRPC        Listener    `koanf:"grpc"`
+	OTLP        OTLP        `koanf:"otlp"`
 	TLS         ServerTLS   `koanf:"tls"`
 	Engines     Engines     `koanf:"engines"`
 	Kafka       Kafka       `koanf:"kafka"`
@@ -114,6 +115,12 @@ type GPUTime struct {
 type Bedrock struct {
 	Directory       string `koanf:"directory"` // "": no connection may name one
 	IntervalSeconds int    `koanf:"interval_seconds"`
+}
+
+// OTLP is where OpenTelemetry is taken.
+type OTLP struct {
+	GRPCListen string `koanf:"grpc_listen"` // "": not served
+	HTTPListen string `koanf:"http_listen"`
 }
 
 // Proxy is the metering proxy.

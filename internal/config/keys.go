@@ -31,6 +31,9 @@ const (
 	DefaultGPUWindowSeconds   = 300
 	DefaultGPULatenessSeconds = 120
 	DefaultGPUMaxGapSeconds   = 120
+	// Of OTLP: the ports that exporters look at.
+	DefaultOTLPGRPCListen = "127.0.0.1:4317"
+	DefaultOTLPHTTPListen = "127.0.0.1:4318"
 	// Of the proxy.
 	DefaultProxyListen  = "127.0.0.1:8323"
 	DefaultSpoolBytes   = 1 << 30
@@ -65,6 +68,8 @@ var keys = []key{
 	{"name", text, DefaultName, false, "the installation's name: begins the origin of every signed checkpoint, and stays for ever"},
 	{"http.listen", text, DefaultHTTPListen, false, "address of REST, the ingest API and the page"},
 	{"grpc.listen", text, DefaultGRPCListen, false, "address of gRPC"},
+	{"otlp.grpc_listen", text, DefaultOTLPGRPCListen, false, "address of OTLP by gRPC (empty: not served)"},
+	{"otlp.http_listen", text, DefaultOTLPHTTPListen, false, "address of OTLP by HTTP, beside http.listen (empty: only there)"},
 	{"tls.cert_file", text, "", false, "PEM certificate of both listeners; needed outside loopback"},
 	{"tls.key_file", text, "", false, "PEM key of tls.cert_file"},
 	{"engines.dir", text, "", false, "where the engine packages are installed (default: found beside the program)"},

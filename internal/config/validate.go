@@ -70,8 +70,11 @@ func (c *Config) validateListeners(p *problems) {
 	certified := c.TLS.CertFile != ""
 	p.want(certified == (c.TLS.KeyFile != ""), "tls.cert_file", "tls.cert_file and tls.key_file go together")
 	taken := map[string]string{}
-	for _, l := range []struct{ name, addr string }{{"http.listen", c.HTTP.Listen}, {"grpc.listen", c.GRPC.Listen}, {"proxy.listen", c.Proxy.Listen}, {"agents.listen", c.Agents.Listen}} {
-		if l.addr == "" && (l.name == "proxy.listen" || l.name == "agents.listen") {
+	for _, l := range []struct{ name, addr string }{
+		{"http.listen", c.HTTP.Listen}, {"grpc.listen", c.GRPC.Listen}, {"proxy.listen", c.Proxy.Listen}, {"agents.listen", c.Agents.Listen},
+		{"otlp.grpc_listen", c.OTLP.GRPCListen}, {"otlp.http_listen", c.OTLP.HTTPListen},
+	} {
+		if l.addr == "" && l.name != "http.listen" && l.name != "grpc.listen" {
 			continue
 		}
 		host, port, err := net.SplitHostPort(l.addr)
