@@ -89,7 +89,7 @@ func (s *Snapshot) addMetric(name string, labels map[string]string, value string
 		if mig != "" {
 			m.MigEnabled = new(true)
 		}
-		s.add(m, present(labels["pci_bus_id"]))
+		s.Add(m, present(labels["pci_bus_id"]))
 	}
 	if driver := present(labels["DCGM_FI_DRIVER_VERSION"]); driver != "" {
 		s.Driver = driver

@@ -49,6 +49,8 @@ type Snapshot struct {
 	// Taken is when the tool looked: its own timestamp where it has one and the
 	// snapshot is a recording, else zero.
 	Taken time.Time
+	// Host is whose devices they are, when that is not the collector's own host.
+	Host string
 	// Driver is the version of the driver; empty when not told.
 	Driver string
 	// Samples has one element for each device and for each MIG instance, without
@@ -58,8 +60,8 @@ type Snapshot struct {
 	buses []string // the PCI address of each sample's device, where told
 }
 
-// add adds a sample of the device at that PCI address.
-func (s *Snapshot) add(m *pb.GpuSample, bus string) {
+// Add adds a sample of the device at that PCI address, which may be empty.
+func (s *Snapshot) Add(m *pb.GpuSample, bus string) {
 	s.Samples = append(s.Samples, m)
 	s.buses = append(s.buses, bus)
 }
@@ -85,6 +87,9 @@ type Collector interface {
 // first look at a device stands for no time. previous is kept by the caller, by
 // the key of [Key], and is changed.
 func Finish(s *Snapshot, host string, at time.Time, maxGap time.Duration, previous map[string]time.Time) {
+	if s.Host != "" {
+		host = s.Host
+	}
 	for i, sample := range s.Samples {
 		identify(sample, host, s.bus(i))
 		sample.Host = clip(host)

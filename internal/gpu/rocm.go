@@ -81,5 +81,5 @@ func (s *Snapshot) addCard(n uint32, card map[string]string) {
 			f.field.set(m, digits, "MHz")
 		}
 	}
-	s.add(m, present(card["PCI Bus"]))
+	s.Add(m, present(card["PCI Bus"]))
 }

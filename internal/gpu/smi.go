@@ -82,7 +82,7 @@ func ParseQueryGPU(text []byte) (*Snapshot, error) {
 			snap.Taken = at
 		}
 		snap.Driver = cmp.Or(snap.Driver, present(row["driver_version"].text))
-		snap.add(s, present(row["pci.bus_id"].text))
+		snap.Add(s, present(row["pci.bus_id"].text))
 	}
 	return snap, nil
 }
@@ -164,7 +164,7 @@ func ParseComputeApps(text []byte, snap *Snapshot) error {
 		used := cmp.Or(row["used_gpu_memory"], row["used_memory"])
 		mebibyte.set(&w.MemoryUsedBytes, used.text, used.unit)
 		if s := snap.device(present(row["gpu_uuid"].text)); s != nil {
-			addWorkload(s, w)
+			AddWorkload(s, w)
 		}
 	}
 	return nil
@@ -180,8 +180,8 @@ func (s *Snapshot) device(uuid string) *pb.GpuSample {
 	return nil
 }
 
-// addWorkload adds a process, or what is new about one that is there.
-func addWorkload(s *pb.GpuSample, w *pb.GpuWorkload) {
+// AddWorkload adds a process to a sample, or what is new about one that is there.
+func AddWorkload(s *pb.GpuSample, w *pb.GpuWorkload) {
 	for _, have := range s.Workloads {
 		if w.Pid == nil || have.Pid == nil || *have.Pid != *w.Pid {
 			continue
@@ -237,7 +237,7 @@ func (s *Snapshot) addPmon(row map[string]string) {
 	}
 	for _, m := range s.Samples {
 		if m.MigUuid == "" && m.Index != nil && uint64(*m.Index) == at {
-			addWorkload(m, w)
+			AddWorkload(m, w)
 			return
 		}
 	}

@@ -105,17 +105,17 @@ func (s *Snapshot) addXML(gpu *element, names map[migPlace]migName) {
 		f.field.set(whole, gpu.leaves[f.path], "")
 	}
 	bus := present(gpu.attr["id"])
-	s.add(whole, bus)
+	s.Add(whole, bus)
 	first := len(s.Samples)
 	for _, e := range gpu.children {
 		if e.name == "mig_device" && len(s.Samples)-first < maxMIGInstance {
-			s.add(migSample(whole, e, names), bus)
+			s.Add(migSample(whole, e, names), bus)
 		}
 	}
 	instances := s.Samples[first:]
 	for _, e := range gpu.children {
 		if e.name == "process_info" {
-			addWorkload(ownerOf(e, whole, instances), processOf(e))
+			AddWorkload(ownerOf(e, whole, instances), processOf(e))
 		}
 	}
 }

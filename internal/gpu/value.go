@@ -198,6 +198,12 @@ func present(text string) string {
 	return clip(text)
 }
 
+// ProcessName is the base name of an executable, out of a path or command line.
+func ProcessName(command string) string { return baseName(command) }
+
+// Text is a name as a sample may hold it, empty where the tool says it has none.
+func Text(name string) string { return present(name) }
+
 // clip bounds a name and takes out what is no text.
 func clip(s string) string { return clipTo(s, maxTextBytes) }
 

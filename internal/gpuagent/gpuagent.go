@@ -325,6 +325,21 @@ func (a *Agent) Drain(ctx context.Context) error {
 	return nil
 }
 
+// WaitForRoom waits while more than three quarters of the spool are full, for a
+// source that can wait. One caller waits at a time, and not beside Drain.
+func (a *Agent) WaitForRoom(ctx context.Context) error {
+	for {
+		if st := a.opts.Spool.Stats(); st.Bytes < st.MaxBytes/4*3 {
+			return nil
+		}
+		select {
+		case <-a.acked:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // acknowledge lets go of the frames through seq.
 func (a *Agent) acknowledge(seq int64) error {
 	st := a.opts.Spool.Stats()
