@@ -145,7 +145,7 @@ func (r *benchRun) proxyIdleStreams(ctx context.Context, p *proxyPart) error {
 	if r.short {
 		n = proxyIdleShort
 	}
-	moreFiles()
+	n = min(n, (moreFiles()-200)/2)
 	before := residentKiB(p.cmd.Process.Pid)
 	conns := make([]*proxyConn, 0, n)
 	defer func() {

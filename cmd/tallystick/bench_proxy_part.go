@@ -28,6 +28,7 @@ import (
 // proxy, or ours. Each serves until its standard input ends, and says where first.
 func newBenchPartCommand() *cobra.Command {
 	var part, upstream, dir string
+	var away bool
 	cmd := &cobra.Command{
 		Use: "bench-part", Hidden: true, Args: cobra.NoArgs,
 		Short: "A process of the proxy's benchmark",
@@ -38,16 +39,17 @@ func newBenchPartCommand() *cobra.Command {
 				defer cancel()
 				_, _ = io.Copy(io.Discard, cmd.InOrStdin())
 			}()
-			return runBenchPart(ctx, cmd.OutOrStdout(), part, upstream, dir)
+			return runBenchPart(ctx, cmd.OutOrStdout(), part, upstream, dir, away)
 		},
 	}
 	cmd.Flags().StringVar(&part, "part", "", "provider, bare or metering")
 	cmd.Flags().StringVar(&upstream, "upstream", "", "URL of the provider")
 	cmd.Flags().StringVar(&dir, "dir", "", "folder of the spool")
+	cmd.Flags().BoolVar(&away, "away", false, "there is no broker: all stays in the spool")
 	return cmd
 }
 
-func runBenchPart(ctx context.Context, out io.Writer, part, upstream, dir string) error {
+func runBenchPart(ctx context.Context, out io.Writer, part, upstream, dir string, away bool) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -68,7 +70,7 @@ func runBenchPart(ctx context.Context, out io.Writer, part, upstream, dir string
 		}
 		srv = &http.Server{Handler: p, ReadHeaderTimeout: time.Minute}
 	case "metering":
-		m, err := newBenchMetering(ctx, upstream, dir)
+		m, err := newBenchMetering(ctx, upstream, dir, away)
 		if err != nil {
 			return err
 		}
@@ -87,11 +89,18 @@ func runBenchPart(ctx context.Context, out io.Writer, part, upstream, dir string
 	return nil
 }
 
-// moreFiles lets the process hold as many connections as the idle streams need, where
-// its user may.
-func moreFiles() {
+// moreFiles lets the process hold as many connections as the idle streams need, two
+// for each, where its user may. It returns how many files it may open.
+func moreFiles() int {
 	want := syscall.Rlimit{Cur: 3 * proxyIdle, Max: 3 * proxyIdle}
-	_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &want) // else dialling says what is missing
+	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &want) == nil {
+		return int(want.Cur)
+	}
+	var have syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &have) != nil {
+		return 0
+	}
+	return int(have.Cur)
 }
 
 // Bodies of the benchmark, of an ordinary size.
@@ -147,18 +156,22 @@ func (benchProviderKeys) ProviderKey(context.Context, tenant.ID, string) (proxy.
 	return proxy.ProviderKey{ID: "bench", Secret: "provider-key-of-no-worth"}, nil
 }
 
-func newBenchMetering(ctx context.Context, upstream, dir string) (*benchMetering, error) {
+func benchSpoolKey() *[spool.KeyBytes]byte { return &[spool.KeyBytes]byte{1} }
+
+func newBenchMetering(ctx context.Context, upstream, dir string, away bool) (*benchMetering, error) {
 	keys, err := newAnyKeys(dir)
 	if err != nil {
 		return nil, err
 	}
-	s, err := spool.Open(filepath.Join(dir, "spool"), spool.Options{Key: &[spool.KeyBytes]byte{1}, SyncLate: true, Log: slog.Default()})
+	s, err := spool.Open(filepath.Join(dir, "spool"), spool.Options{Key: benchSpoolKey(), SyncLate: true, Log: slog.Default()})
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	log := spool.NewLog(s, lingering{}, spool.LogOptions{})
-	go func() { _ = log.Run(ctx) }() // what it cannot ship shows as a full spool
+	if !away {
+		go func() { _ = log.Run(ctx) }() // what it cannot ship shows as a full spool
+	}
 	auth := authn.NewStatic(benchToken, authn.Principal{Subject: "tok_bench", Tenants: []tenant.ID{benchTenant}, Scopes: authn.Ingest})
 	edge, err := ingest.New(log, keys, auth, ingest.Options{Topic: "events", EdgeID: "bench", MaxInFlight: proxyInFlight})
 	if err == nil {

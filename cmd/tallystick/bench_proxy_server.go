@@ -20,12 +20,13 @@ type proxyPart struct {
 	in   io.Closer
 }
 
-func startProxyPart(ctx context.Context, name, upstream, dir string) (*proxyPart, error) {
+func startProxyPart(ctx context.Context, name, upstream, dir string, further ...string) (*proxyPart, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, self, "bench-part", "--part", name, "--upstream", upstream, "--dir", dir) //nolint:gosec // ourselves
+	args := append([]string{"bench-part", "--part", name, "--upstream", upstream, "--dir", dir}, further...)
+	cmd := exec.CommandContext(ctx, self, args...) //nolint:gosec // ourselves
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
