@@ -266,8 +266,13 @@ func (s *scanner) text(m *Meter, p []byte) int {
 	return len(p)
 }
 
-// plain is the length of the text before a quote or a backslash.
+// plainWindow bounds how far plain looks: text with an escape in every line would
+// else be searched for its end again at each of them.
+const plainWindow = 256
+
+// plain is the length of the text before a quote or a backslash, or of a part of it.
 func plain(p []byte) int {
+	p = p[:min(len(p), plainWindow)]
 	end := bytes.IndexByte(p, '"')
 	if end < 0 {
 		end = len(p)

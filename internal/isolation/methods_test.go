@@ -112,6 +112,7 @@ func usual(tenant string) map[string]any {
 		"tenant_id": tenant, "window": "all", "granularity": "PT1H", "group_by": "team", "top": int32(10), "page_size": int32(50), "seq": int64(8), "descending": true,
 		"name": "a-name", "kind": "webhook_url", "value": "https://example.com/hook", "scopes": "read", "log": "ledger", "provider": "openai", "model": "gpt-4o",
 		"pseudonym": strings.Repeat("0", 32), "identity": "nobody@example.com", "tag_keys": "a-key", "reason": "a reason", "token_id": "tok_none", "secret_id": "sec_none", "agent_id": "agt_none",
+		"connection_id": "con_none", "source": "directory", "prefix": "logs",
 		"job_id": "00000000-0000-0000-0000-000000000000", "confirm_tenant_id": "nobody", "series": "mac", "dry_run": true,
 		"event_id": mark(tenant) + "-1",
 		"base_url": "https://api.example.com", "key_id": "tok_none", "switch_id": "swi_none", "scope": "team", "subject": "a-team", "usd_per_month": "1",
