@@ -54,14 +54,7 @@ func until(t *testing.T, what string, limit time.Duration, ok func() bool) {
 
 func (w *world) admin(sql string, args ...any) {
 	w.t.Helper()
-	conn, err := pgx.Connect(w.t.Context(), w.db.AdminDSN)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	if _, err := conn.Exec(w.t.Context(), sql, args...); err != nil {
-		w.t.Fatal(err)
-	}
+	w.db.Exec(w.t, sql, args...)
 }
 
 // Invariant 7: one row that the database refuses, in the middle of a batch,

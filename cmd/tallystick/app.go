@@ -22,7 +22,6 @@ import (
 	"github.com/tallystick/tallystick/internal/kafka"
 	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/postgres"
-	"github.com/tallystick/tallystick/internal/pricing"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/ledger"
 	"github.com/tallystick/tallystick/ledger/pgstore"
@@ -327,38 +326,7 @@ func (a *app) bootstrap(ctx context.Context) error {
 	if err := a.registrar.Resume(ctx); err != nil {
 		return err
 	}
-	book, err := a.priceBook()
-	if err != nil {
-		return err
-	}
-	books, err := a.store.Books(ctx)
-	if err != nil {
-		return err
-	}
-	return a.registrar.PublishBook(ctx, book, books)
-}
-
-// priceBook is the configured book, or the built-in one.
-func (a *app) priceBook() (*pricing.Book, error) {
-	if a.cfg.Prices.File == "" {
-		return pricing.Builtin(), nil
-	}
-	f, err := os.Open(a.cfg.Prices.File)
-	if err != nil {
-		return nil, fmt.Errorf("prices.file: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("prices.file: %w", err)
-	}
-	// The file's own date makes the same file the same book at every start.
-	book, report, err := pricing.ImportLiteLLM(f, pricing.ImportOptions{AsOf: info.ModTime().UTC().Truncate(24 * time.Hour), Source: filepath.Base(a.cfg.Prices.File)})
-	if err != nil {
-		return nil, fmt.Errorf("prices.file: %w", err)
-	}
-	a.log.Info("price book imported", "file", a.cfg.Prices.File, "priced", report.Priced, "refused", len(report.Refused))
-	return book, nil
+	return a.startPrices(ctx)
 }
 
 // macKeys gives the ledger its keys out of the ring.

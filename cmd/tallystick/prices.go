@@ -150,22 +150,16 @@ type priceImportFlags struct {
 	free                                           []string
 }
 
-// priceImporters are the forms of price lists by their names.
-var priceImporters = map[string]func(io.Reader, pricing.ImportOptions) (*pricing.Book, pricing.Report, error){
-	"litellm": pricing.ImportLiteLLM, "genai-prices": pricing.ImportGenAIPrices, "models.dev": pricing.ImportModelsDev,
-	"csv": pricing.ImportCSV, "yaml": pricing.ImportYAML,
-}
-
 func newPricesImportCommand() *cobra.Command {
 	f := &priceImportFlags{}
 	cmd := &cobra.Command{
-		Use:   "import --from FORM FILE [-o BOOK]",
+		Use:   "import [--from FORM] FILE [-o BOOK]",
 		Short: "Make a candidate price book of a published price list",
 		Long: `Make a price book of a price list in the form of LiteLLM, genai-prices (data.json)
 or models.dev (api.json), or of one of your own in CSV or YAML.
 
-The book is a candidate: nothing is priced by it until it is published. Compare it
-with the one in force by ` + "`tallystick prices diff`" + `. What the list says and the book
+Nothing is priced by the book: ` + "`tallystick prices diff`" + ` compares it with others, and
+` + "`tallystick prices propose`" + ` makes a candidate of it that somebody can approve. What the list says and the book
 cannot is refused and printed with the reason, never guessed.`,
 		Example: "  tallystick prices import --from litellm --as-of 2026-08-01 model_prices_and_context_window.json -o candidate.jsonl",
 		Args:    cobra.ExactArgs(1),
@@ -174,22 +168,19 @@ cannot is refused and printed with the reason, never guessed.`,
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&f.from, "from", "", "litellm, genai-prices, models.dev, csv or yaml")
+	fs.StringVar(&f.from, "from", "", "litellm, genai-prices, models.dev, csv or yaml (default: found out)")
 	fs.StringVarP(&f.out, "out", "o", "", "write the book to `BOOK`, which must not exist")
 	fs.StringVar(&f.asOf, "as-of", "", "`DATE` of the list (default: the file's)")
 	fs.StringVar(&f.validFrom, "valid-from", "", "`TIME` from which prices without one of their own hold (default: the list's date)")
 	fs.StringVar(&f.version, "version", "", "name of the book (default: form and date)")
 	fs.StringVar(&f.discounts, "discounts", "", "negotiated prices in a CSV `FILE`")
 	fs.StringSliceVar(&f.free, "free", nil, "providers whose zero rates are meant, such as your own servers")
-	if err := cmd.MarkFlagRequired("from"); err != nil {
-		panic(err) // the flag stands a few lines above
-	}
 	return cmd
 }
 
 func (f *priceImportFlags) run(w io.Writer, path string) error {
-	from := priceImporters[f.from]
-	if from == nil {
+	form, err := pricing.ParseForm(f.from)
+	if err != nil || form == pricing.FormBook {
 		return usageError("--from: litellm, genai-prices, models.dev, csv or yaml")
 	}
 	list, err := os.Open(path)
@@ -201,7 +192,7 @@ func (f *priceImportFlags) run(w io.Writer, path string) error {
 	if err != nil {
 		return err
 	}
-	book, report, err := from(list, o)
+	book, report, err := pricing.Import(form, path, list, o)
 	if err != nil {
 		return usageError("%s: %w", path, err)
 	}

@@ -33,10 +33,12 @@ type rerateFlags struct {
 // newPricesCommand is `tallystick prices`.
 func newPricesCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "prices", Short: "Price books: show, import, compare, explain; price usage anew", Args: cobra.NoArgs,
+		Use: "prices", Short: "Price books: show, import, compare, approve, simulate, explain; price usage anew", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newPricesShowCommand(), newPricesImportCommand(), newPricesDiffCommand(), newPricesExplainCommand(),
+		newPricesProposeCommand(), newPricesCandidatesCommand(), newPricesDecideCommand(true), newPricesDecideCommand(false),
+		newPricesSimulateCommand(), newPricesHistoryCommand(),
 		newRerateCommand(), newRerateStatusCommand())
 	return cmd
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/tallystick/tallystick/internal/config"
 	"github.com/tallystick/tallystick/internal/connections"
 	"github.com/tallystick/tallystick/internal/postgres"
+	"github.com/tallystick/tallystick/internal/pricing/candidate"
 	"github.com/tallystick/tallystick/internal/transport"
 	"github.com/tallystick/tallystick/ledger"
 	"github.com/tallystick/tallystick/processors"
@@ -50,6 +51,7 @@ func (a *app) startStages(context.Context) error {
 			return a.writer.Run(ctx, a.kafkaCfg, a.topic, a.alone())
 		})
 		a.startRerates()
+		a.startBooks()
 		a.startRotation()
 	}
 	return nil
@@ -169,6 +171,7 @@ func (a *app) apiDeps() api.Deps {
 		}
 		d.AuditLog, d.AuditExporter, d.LedgerExporter = a.access.log, auditExporter{a.access.log}, ledgerExporter{a.appDB}
 		d.Rerates = api.NewPostgresRerates(a.appDB, a.ring)
+		d.Prices = candidate.New(a.appDB, a.ring, a.cfg.Prices.FourEyes)
 		d.Connections = connections.NewStore(a.appDB, a.ring)
 		d.Keys = a.ring
 		d.Checkpoints = newProofs(a.appDB)

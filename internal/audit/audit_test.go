@@ -48,14 +48,7 @@ func newFixture(t *testing.T) *fixture {
 // admin runs a statement as superuser, to damage what no role may.
 func (f *fixture) admin(t *testing.T, sql string, args ...any) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), f.pg.AdminDSN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.WithoutCancel(t.Context())) //nolint:errcheck // a test's
-	if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
+	f.pg.Exec(t, sql, args...)
 }
 
 var example = audit.Event{

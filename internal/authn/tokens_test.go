@@ -45,14 +45,7 @@ func newStore(t *testing.T) *store {
 
 func (s *store) admin(t *testing.T, sql string, args ...any) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), s.pg.AdminDSN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.WithoutCancel(t.Context())) //nolint:errcheck // a test's
-	if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
+	s.pg.Exec(t, sql, args...)
 }
 
 // dump is every byte of the tables that tokens touch.

@@ -54,14 +54,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) admin(t *testing.T, sql string) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), w.pg.AdminDSN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.WithoutCancel(t.Context())) //nolint:errcheck // a test's
-	if _, err := conn.Exec(t.Context(), sql); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
+	w.pg.Exec(t, sql)
 }
 
 // stored is every byte of the tables, as a superuser sees them.

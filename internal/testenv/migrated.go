@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/migrations"
 )
@@ -41,4 +43,17 @@ func (l *Ledger) Open(t testing.TB, role postgres.Role) *postgres.DB {
 	}
 	t.Cleanup(db.Close)
 	return db
+}
+
+// Exec runs a statement as superuser, to make or damage what no role of ours may.
+func (l *Ledger) Exec(t testing.TB, sql string, args ...any) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), l.AdminDSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context())) //nolint:errcheck // a test's
+	if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
 }

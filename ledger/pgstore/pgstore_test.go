@@ -32,14 +32,7 @@ func open(t *testing.T) store {
 // admin runs a statement as the superuser.
 func (s store) admin(t *testing.T, sql string, args ...any) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), s.l.AdminDSN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
-		t.Fatal(err)
-	}
+	s.l.Exec(t, sql, args...)
 }
 
 // Counters reads a tenant's counters, as the app role would.

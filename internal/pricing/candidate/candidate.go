@@ -157,6 +157,10 @@ func (s *Store) Decide(ctx context.Context, row audit.Event, id string, approve 
 		state, action = Approved, "prices.approve"
 	}
 	err = s.write(ctx, func(tx postgres.Tx) error {
+		// One decision after the other: each sees what the one before did.
+		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended('tallystick price candidates', 0))`); err != nil {
+			return err
+		}
 		if c, err = one(ctx, tx, id); err != nil {
 			return err
 		}
@@ -191,6 +195,16 @@ func (s *Store) Decide(ctx context.Context, row audit.Event, id string, approve 
 func (s *Store) approvable(ctx context.Context, tx postgres.Tx, row audit.Event, c *Candidate) error {
 	if s.fourEyes && row.Actor == c.ProposedBy {
 		return ErrFourEyes
+	}
+	// What was approved since may be on its way to the ledger.
+	var overtaken bool
+	err := tx.QueryRow(ctx, `
+		select exists (select from ledger.price_candidate where state in ('approved', 'published') and decided_at > $1)`, c.ProposedAt).Scan(&overtaken)
+	if err != nil {
+		return err
+	}
+	if overtaken {
+		return fmt.Errorf("%w: another one was approved since it was proposed", ErrStale)
 	}
 	have, _, err := inForce(ctx, tx)
 	if err != nil && !errors.Is(err, ErrNotFound) {
