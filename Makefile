@@ -17,15 +17,17 @@ export GIT_CONFIG_VALUE_0 := *
 BIN := bin/tallystick
 GOTEST := .ci/gotest
 # Packages whose tests are about goroutines, locks or the order of events.
-CONCURRENT := internal/keyring internal/kafka internal/postgres internal/audit internal/authn internal/transport internal/secrets internal/provider ingest ledger processors analytics api
+CONCURRENT := internal/keyring internal/kafka internal/postgres internal/audit internal/authn internal/transport internal/secrets internal/provider internal/spool internal/gpuagent ingest ledger processors analytics api
+# Below them, pure functions: one goroutine, nothing shared.
+PURE := ingest/event ingest/usage ingest/attribution ledger/chain ledger/verify analytics/report processors/finding processors/rollup
 # Long tests there of one goroutine, and of how much memory is used, which the race detector multiplies.
 SEQUENTIAL := -skip '^(TestPackagesStreamInBoundedMemory|TestBytesOfAPackage|TestGrowsAndResumes)$$'
-# Packages that speak to Kafka, and those that speak to Postgres; what simulates both is not repeated there.
-KAFKA_SUITE := internal/kafka ingest ledger processors
+# What simulates the engines is not repeated on real servers.
 SIMULATED := -skip '^TestSimulation'
-SERVER_SUITE := internal/postgres internal/isolation internal/audit internal/authn internal/secrets internal/provider migrations ledger processors analytics
-# existing packages of a list: folders that hold Go files, with all below them.
-packages = $(foreach d,$(1),$(if $(wildcard $(d)),./$(d)/...))
+# packages of a list, with all below them but the pure ones.
+packages = $$(go list $(foreach d,$(1),./$(d)/...) | grep -vE '/($(subst $(eval) ,|,$(PURE)))$$')
+# packages whose tests ask testenv for one of these engines; the whole program has targets of its own.
+asking = $(sort $(patsubst %/,./%,$(dir $(shell grep -rlE 'testenv\.($(1))\>' --include='*_test.go' analytics api ingest internal ledger migrations processors))))
 
 .PHONY: help
 help: ## list these targets
@@ -70,7 +72,7 @@ test/race: engines web ## run the concurrent packages' tests under the race dete
 
 .PHONY: test/kafka
 test/kafka: engines web ## run the Kafka suite on a real Apache Kafka with SCRAM (needs Java 17, Maven)
-	@deploy/kafka/with-broker --scram -- $(GOTEST) test/kafka -count=1 -p 1 -timeout 10m $(SIMULATED) $(call packages,$(KAFKA_SUITE))
+	@deploy/kafka/with-broker --scram -- $(GOTEST) test/kafka -count=1 -p 1 -timeout 10m $(SIMULATED) $(call asking,Kafka)
 
 .PHONY: test/kafka3
 test/kafka3: engines web ## the same on three brokers with replication 3, and kill one
@@ -78,7 +80,7 @@ test/kafka3: engines web ## the same on three brokers with replication 3, and ki
 
 .PHONY: test/servers
 test/servers: engines web ## run the store suites on a Debian Postgres (apt-get install postgresql)
-	@deploy/postgres/with-postgres -- $(GOTEST) test/servers -count=1 -timeout 15m $(SIMULATED) $(call packages,$(SERVER_SUITE))
+	@deploy/postgres/with-postgres -- $(GOTEST) test/servers -count=1 -timeout 15m $(SIMULATED) $(call asking,Postgres|PostgresCopy|MigratedPostgres|ClickHouse)
 
 .PHONY: test/chaos
 test/chaos: engines web ## kill, stop and fill the disks below the engines of the whole program (needs root)
