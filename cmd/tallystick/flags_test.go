@@ -15,6 +15,7 @@ var (
 	noSecret = map[string]string{
 		"key":     "public keys of checkpoints",
 		"kms-key": "the name of a key, in a service that keeps it",
+		"tokens":  "how many tokens a minute",
 	}
 	secretName = regexp.MustCompile(`(?i)(^|-)(token|secret|password|passphrase|dsn|key|value|pepper|credential)s?($|-)`)
 	takesFile  = regexp.MustCompile(`-(file|files|dir|id|kind|days)$`)
