@@ -80,9 +80,8 @@ func TestResume(t *testing.T) {
 	}
 	// Another gateway knows it from the register.
 	w.stop()
-	other := &world{topic: w.topic, register: w.register}
+	other := &world{topic: w.topic, register: w.register, pepper: w.pepper}
 	other.start(t, other.topic, other.register, nil)
-	who.Secret = agentauth.Derive(other.pepper, who.Key)
 	if s := other.connect(t, who, 1); s.answer.AckedSeq != 4 {
 		t.Errorf("another gateway knows %d", s.answer.AckedSeq)
 	}

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -104,6 +105,7 @@ type register struct {
 	reports map[string]agentauth.Report
 	version int64
 
+	standing    int // agents that were asked for
 	inventories map[string]*agentauth.Inventory
 	err         error
 }
@@ -115,6 +117,7 @@ func newRegister() *register {
 func (r *register) Standings(_ context.Context, id tenant.ID, asks []agentauth.Ask) ([]agentauth.Standing, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.standing += len(asks)
 	out := make([]agentauth.Standing, len(asks))
 	for i, a := range asks {
 		out[i] = agentauth.Standing{Live: r.live[agentauth.Key{Tenant: id, Agent: a.Agent}], AckedSeq: r.acked[fmt.Sprint(id, a.Agent, a.Epoch)]}
@@ -169,6 +172,12 @@ func (r *register) Save(_ context.Context, id tenant.ID, _ agentauth.Run, report
 
 func (r *register) SweepNonces(context.Context, tenant.ID) (int64, error) { return 0, r.err }
 
+func (r *register) asked() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.standing
+}
+
 func (r *register) revoke(k agentauth.Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -214,9 +223,10 @@ func (w *world) start(t testing.TB, log agent.Log, reg agent.Register, change fu
 	if opts.TLS == nil {
 		w.roots = nil
 	}
-	text := agentauth.NewPepper()
-	w.pepper = []byte(text)
-	p, err := agentauth.LoadPeppers(t.Context(), agentauth.PepperText(text), noLog{}, nil)
+	if w.pepper == nil {
+		w.pepper = []byte(agentauth.NewPepper())
+	}
+	p, err := agentauth.LoadPeppers(t.Context(), agentauth.PepperText(string(w.pepper)), noLog{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,15 +309,22 @@ func (w *world) agent(id tenant.ID, name string) agentauth.Credential {
 // dial connects; each call is a connection of its own.
 func (w *world) dial(t testing.TB, certs ...tls.Certificate) *grpc.ClientConn {
 	t.Helper()
+	conn := w.dialWith(t, certs)
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// dialWith connects; the caller closes.
+func (w *world) dialWith(t testing.TB, certs []tls.Certificate) *grpc.ClientConn {
 	creds := insecure.NewCredentials()
 	if w.roots != nil {
 		creds = credentials.NewTLS(&tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS13, Certificates: certs})
 	}
-	conn, err := grpc.NewClient(w.addr, grpc.WithTransportCredentials(creds), grpc.WithReadBufferSize(8<<10), grpc.WithWriteBufferSize(8<<10))
+	conn, err := grpc.NewClient(w.addr, grpc.WithTransportCredentials(creds), grpc.WithReadBufferSize(8<<10), grpc.WithWriteBufferSize(8<<10),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(encodedCodec{encoding.GetCodecV2("proto")})))
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
-	t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
 
