@@ -36,7 +36,7 @@ func newPricesCommand() *cobra.Command {
 		Use: "prices", Short: "Price books: show, import, compare, approve, simulate, explain; price usage anew", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPricesShowCommand(), newPricesImportCommand(), newPricesDiffCommand(), newPricesExplainCommand(),
+	cmd.AddCommand(newPricesShowCommand(), newPricesImportCommand(), newPricesGPUsCommand(), newPricesDiffCommand(), newPricesExplainCommand(),
 		newPricesProposeCommand(), newPricesCandidatesCommand(), newPricesDecideCommand(true), newPricesDecideCommand(false),
 		newPricesSimulateCommand(), newPricesHistoryCommand(),
 		newRerateCommand(), newRerateStatusCommand())

@@ -39,6 +39,9 @@ func (a *app) startStages(context.Context) error {
 		if err := a.startProcessors(); err != nil {
 			return err
 		}
+		if err := a.startGPUTime(); err != nil {
+			return err
+		}
 	}
 	if a.cfg.Target.Runs(config.TargetLedger) {
 		opts, err := a.openCheckpoints()

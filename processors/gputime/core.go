@@ -2,7 +2,6 @@ package gputime
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"time"
 
@@ -52,6 +51,7 @@ type Core struct {
 	counts  map[Source]*Counts
 	events  []event.Event
 	facts   map[string]*facts
+	scratch []byte
 }
 
 // NewCore makes a Core at the log's clock of what was stored.
@@ -121,10 +121,10 @@ type Stored struct {
 // Learn takes over a window that was read from the store. The error is ErrState.
 func (c *Core) Learn(s *Stored) error {
 	w := newWindow(place{s.Tenant, s.GPU, s.Start})
-	if err := w.decode(s.State); err != nil {
+	if err := w.decode(s.State, c.intern); err != nil {
 		return err
 	}
-	w.dirtySince, w.stored = s.DirtySince, true
+	w.dirtySince = s.DirtySince
 	c.windows[w.place] = w
 	if w.dirtySince != 0 {
 		c.nextDue = min(c.nextDue, c.due(w))
@@ -172,7 +172,12 @@ func (c *Core) Apply(b *Batch) {
 
 // put takes a sample into each window that it touches.
 func (c *Core) put(tenant string, s *Sample) (worst outcome) {
-	f := c.intern(factsOf(s))
+	c.scratch = appendFacts(c.scratch[:0], s)
+	f := c.facts[string(c.scratch)]
+	if f == nil {
+		// What appendFacts writes is what factsOf reads.
+		f, _ = c.intern(string(c.scratch))
+	}
 	for i, p := range c.placesOf(tenant, s) {
 		w := c.windows[p]
 		if w == nil {
@@ -195,16 +200,19 @@ func (c *Core) put(tenant string, s *Sample) (worst outcome) {
 }
 
 // intern keeps equal facts once: a device says the same for hours.
-func (c *Core) intern(f *facts) *facts {
-	key := string(f.encode(nil))
-	if known := c.facts[key]; known != nil {
-		return known
+func (c *Core) intern(text string) (*facts, error) {
+	if known := c.facts[text]; known != nil {
+		return known, nil
+	}
+	f, err := factsOf(text)
+	if err != nil {
+		return nil, err
 	}
 	if len(c.facts) > maxFacts {
 		clear(c.facts)
 	}
-	c.facts[key] = f
-	return f
+	c.facts[text] = f
+	return f, nil
 }
 
 // maxFacts bounds what is kept for sharing.
@@ -293,17 +301,22 @@ type Changes struct {
 func (c *Core) Take() Changes {
 	ch := Changes{Counts: make(map[Source]Counts, len(c.counts)), Events: c.events, Forget: c.clock - c.horizon - c.window - c.maxGap}
 	c.events = nil
-	for _, p := range slices.SortedFunc(maps.Keys(c.windows), comparePlaces) {
-		w := c.windows[p]
+	var changed []*window
+	for p, w := range c.windows {
 		if w.changed {
-			ch.Windows = append(ch.Windows, Stored{
-				Place: Place{p.tenant, p.gpu, p.start}, End: p.start + c.window, DirtySince: w.dirtySince, State: w.encode(),
-			})
-			w.changed, w.stored = false, true
+			changed = append(changed, w)
 		}
 		if w.dirtySince == 0 && w.start+c.window+keep.Microseconds() < c.clock {
 			delete(c.windows, p)
 		}
+	}
+	// In order, so that two transactions lock rows in one.
+	slices.SortFunc(changed, func(a, b *window) int { return comparePlaces(a.place, b.place) })
+	for _, w := range changed {
+		ch.Windows = append(ch.Windows, Stored{
+			Place: Place{w.tenant, w.gpu, w.start}, End: w.start + c.window, DirtySince: w.dirtySince, State: w.encode(),
+		})
+		w.changed = false
 	}
 	for s, n := range c.counts {
 		if *n != (Counts{}) {

@@ -128,6 +128,14 @@ func total(parts map[string]int64) (sum int64) {
 
 func owner(team, pod string) Owner { return Owner{Namespace: "ml", Pod: pod, Team: team} }
 
+func factsFrom(s *Sample) *facts {
+	f, err := factsOf(string(appendFacts(nil, s)))
+	if err != nil {
+		panic(err)
+	}
+	return f
+}
+
 // drawBatches draws some minutes of some devices: with MIG, time slicing, gaps,
 // overlaps, point samples, duplicates.
 func drawBatches(t *rapid.T) []Batch {
@@ -207,7 +215,7 @@ func observed(batches []Batch, maxGap int64) int64 {
 			s := &batches[i].Samples[j]
 			k := key{s.GPU, s.MIG}
 			w := newWindow(place{})
-			w.add(s, factsOf(s))
+			w.add(s, factsFrom(s))
 			o := &w.parts[s.MIG][0]
 			if chosen[k] == nil {
 				chosen[k] = map[int64]*observation{}
@@ -516,14 +524,14 @@ func TestRefusedSamplesAreCounted(t *testing.T) {
 func FuzzDecodeWindow(f *testing.F) {
 	w := newWindow(place{"acme", "g", base})
 	for _, s := range samplesOf("g", base, 3, func(_ int64, s *Sample) { s.Claims = []Claim{{Owner: owner("a", "p"), Share: 5, Used: 7}} }) {
-		w.add(&s, factsOf(&s))
+		w.add(&s, factsFrom(&s))
 	}
 	f.Add(w.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		w := newWindow(place{"acme", "g", base})
-		if w.decode(b) == nil {
+		if w.decode(b, factsOf) == nil {
 			again := newWindow(w.place)
-			if err := again.decode(w.encode()); err != nil {
+			if err := again.decode(w.encode(), factsOf); err != nil {
 				t.Fatalf("what was decoded does not encode: %v", err)
 			}
 		}

@@ -69,8 +69,8 @@ func TestSamplesSurviveTheWire(t *testing.T) {
 					rt.Fatal(err)
 				}
 				o, p := newWindow(place{}), newWindow(place{})
-				o.add(&s, factsOf(&s))
-				p.add(&b.Samples[i], factsOf(&b.Samples[i]))
+				o.add(&s, factsFrom(&s))
+				p.add(&b.Samples[i], factsFrom(&b.Samples[i]))
 				if !bytes.Equal(o.encode(), p.encode()) {
 					rt.Fatalf("%+v became %+v", b.Samples[i], s)
 				}

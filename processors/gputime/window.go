@@ -17,6 +17,7 @@ type facts struct {
 	migEnabled bool
 	owners     []Owner
 	shares     []int64 // of owners
+	text       string  // all of them, encoded
 }
 
 // observation is a sample of one part of a device.
@@ -37,8 +38,7 @@ type window struct {
 	// seen; 0 when there is none.
 	dirtySince int64
 
-	stored  bool // Postgres has a row of it
-	changed bool // since it was stored
+	changed bool // since it was stored last
 	counted int  // of observations
 }
 
@@ -113,21 +113,22 @@ func appendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-func (f *facts) encode(b []byte) []byte {
-	b = appendText(b, f.profile)
-	for _, s := range f.device.texts() {
-		b = appendText(b, s)
+// appendFacts encodes the facts of a sample.
+func appendFacts(b []byte, s *Sample) []byte {
+	b = appendText(b, s.Profile)
+	for _, t := range s.Device.texts() {
+		b = appendText(b, t)
 	}
 	flag := byte(0)
-	if f.migEnabled {
+	if s.MIGEnabled {
 		flag = 1
 	}
-	b = binary.AppendUvarint(append(b, flag), uint64(len(f.owners)))
-	for i := range f.owners {
-		for _, s := range f.owners[i].texts() {
-			b = appendText(b, s)
+	b = binary.AppendUvarint(append(b, flag), uint64(len(s.Claims)))
+	for i := range s.Claims {
+		for _, t := range s.Claims[i].Owner.texts() {
+			b = appendText(b, t)
 		}
-		b = binary.AppendVarint(b, f.shares[i])
+		b = binary.AppendVarint(b, s.Claims[i].Share)
 	}
 	return b
 }
@@ -144,7 +145,7 @@ func (o *observation) numbers(b []byte, before int64) []byte {
 	return b
 }
 
-func (o *observation) encode(b []byte) []byte { return o.facts.encode(o.numbers(b, 0)) }
+func (o *observation) encode(b []byte) []byte { return append(o.numbers(b, 0), o.facts.text...) }
 
 func (i *item) encode(b []byte) []byte {
 	owner, device := i.owner.texts(), i.device.texts()
@@ -157,10 +158,10 @@ func (i *item) encode(b []byte) []byte {
 // encode is the window as it is stored.
 func (w *window) encode() []byte {
 	b := []byte{stateVersion}
-	numbers := map[string]uint64{}
+	numbers := map[*facts]uint64{}
 	var list []byte
 	parts := slices.Sorted(maps.Keys(w.parts))
-	var body []byte
+	body := make([]byte, 0, 64+12*w.counted)
 	body = binary.AppendUvarint(body, uint64(len(parts)))
 	for _, part := range parts {
 		body = appendText(body, part)
@@ -168,12 +169,11 @@ func (w *window) encode() []byte {
 		before := w.start
 		for i := range w.parts[part] {
 			o := &w.parts[part][i]
-			text := string(o.facts.encode(nil))
-			n, ok := numbers[text]
+			n, ok := numbers[o.facts]
 			if !ok {
 				n = uint64(len(numbers))
-				numbers[text] = n
-				list = appendText(list, text)
+				numbers[o.facts] = n
+				list = appendText(list, o.facts.text)
 			}
 			body = binary.AppendUvarint(o.numbers(body, before), n)
 			before = o.end
@@ -248,18 +248,24 @@ func (r *reader) texts() (t [6]string) {
 func ownerOf(t [6]string) Owner   { return Owner{t[0], t[1], t[2], t[3], t[4], t[5]} }
 func deviceOf(t [6]string) Device { return Device{t[0], t[1], t[2], t[3], t[4], t[5]} }
 
-func (r *reader) facts() *facts {
-	f := &facts{profile: r.text(), device: deviceOf(r.texts())}
+// factsOf reads what appendFacts wrote. The error is ErrState.
+func factsOf(text string) (*facts, error) {
+	r := reader{b: []byte(text)}
+	f := &facts{profile: r.text(), device: deviceOf(r.texts()), text: text}
 	f.migEnabled = r.uvarint() == 1
 	for range r.count() {
 		f.owners = append(f.owners, ownerOf(r.texts()))
 		f.shares = append(f.shares, r.varint())
 	}
-	return f
+	if r.bad || len(r.b) > 0 {
+		return nil, ErrState
+	}
+	return f, nil
 }
 
-// decode reads what encode wrote into an empty window. The error is ErrState.
-func (w *window) decode(b []byte) error {
+// decode reads what encode wrote into an empty window; intern gives the facts of a
+// text. The error is ErrState.
+func (w *window) decode(b []byte, intern func(string) (*facts, error)) (err error) {
 	r := reader{b: b}
 	if len(b) == 0 || b[0] != stateVersion {
 		return ErrState
@@ -267,9 +273,9 @@ func (w *window) decode(b []byte) error {
 	r.b = b[1:]
 	known := make([]*facts, r.count())
 	for i := range known {
-		inner := reader{b: []byte(r.text())}
-		known[i] = inner.facts()
-		r.bad = r.bad || inner.bad || len(inner.b) > 0
+		if known[i], err = intern(r.text()); err != nil {
+			return err
+		}
 	}
 	for range r.count() {
 		part, before := r.text(), w.start
@@ -296,15 +302,6 @@ func (w *window) decode(b []byte) error {
 		return ErrState
 	}
 	return nil
-}
-
-// factsOf are the facts of a sample.
-func factsOf(s *Sample) *facts {
-	f := &facts{profile: s.Profile, device: s.Device, migEnabled: s.MIGEnabled}
-	for i := range s.Claims {
-		f.owners, f.shares = append(f.owners, s.Claims[i].Owner), append(f.shares, s.Claims[i].Share)
-	}
-	return f
 }
 
 // slices of a profile such as "3g.40gb", and of which whole: compute slices decide
