@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -128,6 +129,8 @@ func (f *agentFlags) validate() error {
 	switch {
 	case f.gateway == "" && len(f.replay) == 0:
 		return usageError("--gateway is needed, such as gateway.example:50051")
+	case !slices.Contains([]string{gpuagent.TransportAuto, gpuagent.TransportStream, gpuagent.TransportUnary}, f.transport):
+		return usageError("--transport %s: there are auto, stream and unary", f.transport)
 	case f.interval < minAgentInterval || f.interval > maxAgentInterval:
 		return usageError("--interval must be between %s and %s", minAgentInterval, maxAgentInterval)
 	case f.speed < 0 || f.speed > 1e6:
