@@ -22,6 +22,8 @@ const (
 	// for it.
 	maxDirectBody = 64 << 10
 	handshakeTime = 10 * time.Second
+	// linkBuffer is small because many streams are idle; bodies are mostly read past it.
+	linkBuffer = 2 << 10
 )
 
 // errHeaders is an answer whose headers are too large.
@@ -132,7 +134,7 @@ func (u *Upstream) dial(ctx context.Context, scheme, host string) (*link, error)
 		}
 		l.conn = secure
 	}
-	l.in = bufio.NewReaderSize(l, smallBuffer)
+	l.in = bufio.NewReaderSize(l, linkBuffer)
 	return l, nil
 }
 
@@ -286,8 +288,12 @@ func (l *link) readAnswer(req *http.Request) (*http.Response, error) {
 		l.left = l.up.headers
 		answer, err := http.ReadResponse(l.in, req)
 		l.left = -1
-		if err != nil || answer.StatusCode >= 200 {
-			return answer, err
+		if err != nil {
+			return nil, err
+		}
+		if answer.StatusCode >= 200 {
+			answer.Request = nil // it holds the provider's key, and a stream may last for hours
+			return answer, nil
 		}
 	}
 	return nil, errHeaders
@@ -319,6 +325,13 @@ func (b *answerBody) Close() error {
 
 // begun reports that some of the body has come with the headers.
 func (b *answerBody) begun() bool { return b.link != nil && b.link.in.Buffered() > 0 }
+
+// await waits until there is something to read, or an error, which Read will give.
+func (b *answerBody) await() {
+	if b.link != nil {
+		_, _ = b.link.in.Peek(1)
+	}
+}
 
 func (b *answerBody) end(whole bool) {
 	l := b.link

@@ -50,7 +50,6 @@ type exchange struct {
 
 	body     *buffer
 	reserved int64 // bytes of body
-	ask      usage.RequestReader
 	meter    usage.Meter
 	decode   *decoder // of a compressed response; nil is none
 	stream   bool
@@ -309,9 +308,11 @@ func (x *exchange) readAsk() {
 	if x.body != nil {
 		b = x.body.b
 	}
-	x.ask.Reset()
-	_, _ = x.ask.Write(b)
-	ask := x.ask.Close()
+	reader := x.p.asks.Get().(*usage.RequestReader)
+	reader.Reset()
+	_, _ = reader.Write(b)
+	ask := reader.Close()
+	x.p.asks.Put(reader)
 	x.call.PromptTokens = ask.PromptTokens
 	if ask.Model != "" {
 		x.call.Model = ask.Model

@@ -137,11 +137,21 @@ func (x *exchange) copy(resp *http.Response, watch *time.Timer, length int64, ho
 	if x.stream {
 		size = small
 	}
-	pooled := x.p.buffers[size].Get().(*[]byte)
-	defer x.p.buffers[size].Put(pooled)
-	buf, full := *pooled, 0
+	var pooled *[]byte
+	defer func() { x.p.giveBuffer(size, pooled) }()
+	full := 0
 	flush := x.flusher(length, resp)
+	body, ours := resp.Body.(*answerBody)
 	for {
+		if ours && full == 0 && x.stream && !body.begun() {
+			x.p.giveBuffer(size, pooled) // a stream that waits holds none
+			pooled = nil
+			body.await()
+		}
+		if pooled == nil {
+			pooled = x.p.buffers[size].Get().(*[]byte)
+		}
+		buf := *pooled
 		n, err := resp.Body.Read(buf[full:])
 		if n > 0 {
 			if x.ttft == 0 {
@@ -177,6 +187,13 @@ func (x *exchange) copy(resp *http.Response, watch *time.Timer, length int64, ho
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// giveBuffer gives a buffer back; nil is none.
+func (p *Proxy) giveBuffer(size int, b *[]byte) {
+	if b != nil {
+		p.buffers[size].Put(b)
 	}
 }
 

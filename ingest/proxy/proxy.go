@@ -34,6 +34,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tallystick/tallystick/ingest/usage"
 	"github.com/tallystick/tallystick/internal/authn"
 )
 
@@ -77,6 +78,7 @@ type Proxy struct {
 	done, refused, truncated atomic.Int64
 
 	exchanges sync.Pool // of *exchange
+	asks      sync.Pool // of *usage.RequestReader
 	buffers   [2]sync.Pool
 }
 
@@ -102,6 +104,7 @@ func New(parts Parts, opts Options) (*Proxy, error) {
 		parts.Upstream = NewUpstream(opts, nil)
 	}
 	p := &Proxy{parts: parts, opts: opts, routes: newRoutes(opts.Providers)}
+	p.asks.New = func() any { return usage.NewRequestReader() }
 	p.exchanges.New = func() any { return newExchange(p) }
 	p.buffers[small].New = func() any { b := make([]byte, smallBuffer); return &b }
 	p.buffers[large].New = func() any { b := make([]byte, largeBuffer); return &b }
