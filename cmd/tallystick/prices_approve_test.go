@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -115,7 +116,7 @@ func TestPricesAreApproved(t *testing.T) {
 	run(exitConflict, "approve", id, "--yes")
 	run(exitConflict, "reject", id)
 	send(2, 500)
-	priced := int64(0)
+	priced, newest := int64(0), client.Int(0)
 	err = c.Entries(t.Context(), acme, func(e *client.Entry) error {
 		flat, ok := flatAt(e, flatPico)
 		switch e.Kind {
@@ -125,6 +126,7 @@ func TestPricesAreApproved(t *testing.T) {
 			t.Errorf("entry %d: a simulation has corrected something", e.Seq)
 		}
 		if usage < 0 && ok { // those of the second load
+			newest = e.Seq
 			if priced++; e.CostUSD == nil || picoOf(t, e.CostUSD).Cmp(flat) != 0 {
 				t.Errorf("entry %d costs %s, want %s", e.Seq, picoOf(t, e.CostUSD), flat)
 			}
@@ -133,6 +135,10 @@ func TestPricesAreApproved(t *testing.T) {
 	})
 	if err != nil || priced < 400 {
 		t.Errorf("%d entries by the new book, %v", priced, err)
+	}
+
+	if out := run(exitOK, "explain", fmt.Sprint(newest), "--tenant", acme); !strings.Contains(out, "litellm-2020-01-01") {
+		t.Errorf("explained: %s", out)
 	}
 
 	// Two candidates of one book: the second is stale when the first is in force.

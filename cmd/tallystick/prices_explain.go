@@ -35,7 +35,8 @@ func newPricesExplainCommand() *cobra.Command {
 the price book that it names, and compare it with the ledger's to 1e-12 USD.
 
 ENTRY is the entry's number. The book must be the one that the entry names by its
-SHA-256; without --book it is the built-in book.`,
+SHA-256; without --book it is the built-in book, or else the server's of that hash,
+which a token of an operator may read.`,
 		Example: "  tallystick prices explain 3 --tenant acme",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -47,17 +48,19 @@ SHA-256; without --book it is the built-in book.`,
 			if err != nil {
 				return err
 			}
-			return f.explain(cmd.Context(), cmd.OutOrStdout(), seq, book)
+			return f.explain(cmd.Context(), cmd.OutOrStdout(), seq, book, file == "")
 		},
 	}
 	fs := cmd.Flags()
 	f.serverFlags(fs)
 	fs.StringVar(&f.tenant, "tenant", "", "the tenant (default: the only one of the token)")
-	fs.StringVar(&file, "book", "", "price book `FILE` (default: the built-in book)")
+	fs.StringVar(&file, "book", "", "price book `FILE` (default: the built-in book, or the server's)")
 	return cmd
 }
 
-func (f *ledgerFlags) explain(ctx context.Context, w io.Writer, seq int64, book *pricing.Book) error {
+// explain asks the server for the book that the entry names, where the given one
+// is another and may be.
+func (f *ledgerFlags) explain(ctx context.Context, w io.Writer, seq int64, book *pricing.Book, ask bool) error {
 	api, err := f.api()
 	if err != nil {
 		return err
@@ -76,7 +79,13 @@ func (f *ledgerFlags) explain(ctx context.Context, w io.Writer, seq int64, book 
 		return usageError("entry %d corrects entry %d: ask for that one", e.Seq, e.Corrected.Seq)
 	case e.Kind != chain.Usage:
 		return usageError("entry %d is a %s entry and has no price", e.Seq, e.Kind)
-	case chain.Hash(book.Hash()) != e.PriceBook:
+	}
+	if ask && chain.Hash(book.Hash()) != e.PriceBook {
+		if found, err := api.priceBook(ctx, hex.EncodeToString(e.PriceBook[:])); err == nil {
+			book = found // an error leaves the one that is not the entry's, below
+		}
+	}
+	if chain.Hash(book.Hash()) != e.PriceBook {
 		return &exitError{exitNotFound, fmt.Errorf("the entry was priced by the book with SHA-256 %s, this is %x: give that one with --book",
 			hex.EncodeToString(e.PriceBook[:]), book.Hash())}
 	}
