@@ -12,7 +12,9 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -60,7 +62,15 @@ func (g *gateway) Connect(stream grpc.BidiStreamingServer[pb.AgentFrame, pb.Gate
 		return err
 	}
 	h := first.GetHello()
-	mac := agentauth.Sign(&g.secret, agentauth.HelloMessage(nonce, agentauth.Binding{}, h))
+	var on agentauth.Binding
+	if p, ok := peer.FromContext(stream.Context()); ok && p.AuthInfo != nil {
+		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+			if on, err = agentauth.BindingOf(&info.State); err != nil {
+				return err
+			}
+		}
+	}
+	mac := agentauth.Sign(&g.secret, agentauth.HelloMessage(nonce, on, h))
 	if !hmac.Equal(mac[:], h.GetMac()) {
 		return status.Error(codes.Unauthenticated, "no")
 	}
@@ -175,19 +185,25 @@ type world struct {
 	addr string
 	dir  string
 	cred agentauth.Credential
+	tls  credentials.TransportCredentials // of the agent
 }
 
 func newWorld(t *testing.T) *world {
+	return newWorldOver(t, insecure.NewCredentials(), insecure.NewCredentials())
+}
+
+// newWorldOver is a world whose two sides speak as these credentials say.
+func newWorldOver(t *testing.T, server, agent credentials.TransportCredentials) *world {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{addr: l.Addr().String(), dir: t.TempDir(), g: &gateway{frames: map[int64]*pb.SampleFrame{}, changed: make(chan struct{}, 1)}}
+	w := &world{tls: agent, addr: l.Addr().String(), dir: t.TempDir(), g: &gateway{frames: map[int64]*pb.SampleFrame{}, changed: make(chan struct{}, 1)}}
 	rand.Read(w.cred.Secret[:])
 	w.cred.Key = agentauth.Key{Tenant: "acme", Agent: "node-1"}
 	w.g.secret = w.cred.Secret
-	srv := grpc.NewServer()
+	srv := grpc.NewServer(grpc.Creds(server))
 	pb.RegisterAgentGatewayServer(srv, w.g)
 	go srv.Serve(l)
 	t.Cleanup(srv.Stop)
@@ -280,7 +296,7 @@ func (g *gateway) got(t *testing.T, want int) {
 }
 
 func (w *world) agentDial() (*grpc.ClientConn, error) {
-	return grpc.NewClient("passthrough:///"+w.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	return grpc.NewClient("passthrough:///"+w.addr, grpc.WithTransportCredentials(w.tls))
 }
 
 func (w *world) credential() (agentauth.Credential, error) { return w.cred, nil }

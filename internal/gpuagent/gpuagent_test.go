@@ -2,13 +2,23 @@ package gpuagent
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
-	"math/rand/v2"
+	"math/big"
+	mathrand "math/rand/v2"
+	"net"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/credentials"
+
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
+	"github.com/tallystick/tallystick/internal/agentauth"
 	"github.com/tallystick/tallystick/internal/spool"
 )
 
@@ -56,11 +66,62 @@ func TestSamplesArrive(t *testing.T) {
 	}
 }
 
+// TestHelloIsBoundToTheConnection: over TLS both sides put the connection's
+// exporter into the proof, so that nobody in between can use the agent's hello.
+func TestHelloIsBoundToTheConnection(t *testing.T) {
+	server, agent := tlsPair(t, tls.VersionTLS13)
+	w := newWorldOver(t, server, agent)
+	a, _ := w.agent(t, TransportStream, spool.Options{})
+	run(t, a)
+	if err := a.Record(samples(0, 5)); err != nil {
+		t.Fatal(err)
+	}
+	drained(t, a)
+	w.g.got(t, 5)
+
+	// A connection without an exporter worth binding to gets no proof.
+	server, agent = tlsPair(t, tls.VersionTLS12)
+	w = newWorldOver(t, server, agent)
+	a, _ = w.agent(t, TransportStream, spool.Options{})
+	conn, err := a.opts.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := a.stream(t.Context(), conn); !errors.Is(err, agentauth.ErrNotTLS13) || w.g.seen().hellos != 0 {
+		t.Errorf("over TLS 1.2: %v", err)
+	}
+}
+
+// tlsPair is a server's and an agent's side of TLS with a certificate of the test.
+func tlsPair(t *testing.T, version uint16) (server, agent credentials.TransportCredentials) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(cert)
+	server = credentials.NewTLS(&tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12, MaxVersion: version,
+	})
+	return server, credentials.NewTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12})
+}
+
 // TestNothingIsLost has the gateway refuse, cut and delay at random, and the
 // agent begin again in the same folder in between.
 func TestNothingIsLost(t *testing.T) {
 	w := newWorld(t)
-	r := rand.New(rand.NewPCG(1, 2))
+	r := mathrand.New(mathrand.NewPCG(1, 2))
 	w.g.fate = func(int64) string {
 		switch n := r.IntN(20); {
 		case n == 0:
@@ -70,7 +131,7 @@ func TestNothingIsLost(t *testing.T) {
 		}
 		return ""
 	}
-	sizes := rand.New(rand.NewPCG(3, 4)) // r is the gateway's
+	sizes := mathrand.New(mathrand.NewPCG(3, 4)) // r is the gateway's
 	made := 0
 	var epoch int64
 	for life := range 5 {
