@@ -17,7 +17,7 @@ export GIT_CONFIG_VALUE_0 := *
 BIN := bin/tallystick
 GOTEST := .ci/gotest
 # Packages whose tests are about goroutines, locks or the order of events.
-CONCURRENT := internal/keyring internal/kafka internal/postgres internal/audit internal/authn internal/transport internal/secrets internal/provider internal/spool internal/gpuagent ingest ledger processors analytics api
+CONCURRENT := internal/keyring internal/kafka internal/postgres internal/audit internal/authn internal/transport internal/secrets internal/connections internal/provider internal/spool internal/gpuagent ingest ledger processors analytics api
 # Below them, pure functions: one goroutine, nothing shared.
 PURE := ingest/event ingest/usage ingest/attribution ledger/chain ledger/verify analytics/report processors/finding processors/rollup
 # Long tests there of one goroutine, and of how much memory is used, which the race detector multiplies.
