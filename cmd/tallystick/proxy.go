@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,7 @@ import (
 	"github.com/tallystick/tallystick/internal/spool"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/tokens"
+	"github.com/tallystick/tallystick/ledger/pgstore"
 )
 
 const proxyLong = `Run the metering proxy: the base URL that clients of OpenAI, Anthropic, Gemini,
@@ -93,7 +95,7 @@ func (a *app) startProxy(ctx context.Context, tlsConfig *tls.Config) error {
 		return err
 	}
 	a.start("proxy edge", edge.Run)
-	parts, err := a.proxyParts(edge, queue)
+	parts, err := a.proxyParts(ctx, edge, queue)
 	if err != nil {
 		return err
 	}
@@ -134,16 +136,17 @@ func (a *app) openProxySpool() (*spool.Spool, error) {
 }
 
 // proxyParts wires what decides about calls and what keeps them.
-func (a *app) proxyParts(edge *ingest.Edge, queue *spool.Spool) (proxy.Parts, error) {
-	book, err := a.priceBook()
-	if err != nil {
+func (a *app) proxyParts(ctx context.Context, edge *ingest.Edge, queue *spool.Spool) (proxy.Parts, error) {
+	pricer := &bookPricer{app: a}
+	if err := pricer.read(ctx); err != nil {
 		return proxy.Parts{}, err
 	}
+	a.start("proxy prices", pricer.run)
 	gate := proxyGate{a.access.gate}
 	foreign := proxy.NewUpstream(proxy.Options{}, &net.Dialer{ControlContext: egress.Control(a.cfg.Providers.PrivateNetworks)})
 	parts := proxy.Parts{
 		Auth: a.access.auth, Sink: edge, Room: spoolRoom{queue}, Keys: gate, Switch: gate, Limits: gate, Budgets: gate,
-		Pricer: bookPricer{book}, Foreign: foreign,
+		Pricer: pricer, Foreign: foreign,
 	}
 	if a.cfg.Proxy.Digests {
 		parts.Capture, parts.Digester = everyPrompt{}, ringDigester{a.ring}
@@ -160,13 +163,58 @@ func (r spoolRoom) Full() bool {
 	return st.Bytes > st.MaxBytes-st.MaxBytes/16
 }
 
-// bookPricer prices what a client asks the cost of, and what budgets reserve. The
-// ledger prices each call again by the book that is in force there.
-type bookPricer struct{ book *pricing.Book }
+// bookPricer prices what a client asks the cost of, and what budgets reserve, by the
+// book that was in force a minute ago at most. The ledger prices each call again.
+type bookPricer struct {
+	app  *app
+	seen [sha256.Size]byte // of the approved book's bytes
+	book atomic.Pointer[pricing.Book]
+}
+
+// bookInterval is how often the book in force is asked for.
+const bookInterval = time.Minute
+
+// read takes the approved book, or the configured one while none is.
+func (b *bookPricer) read(ctx context.Context) error {
+	content, err := pgstore.NewBooks(b.app.store, b.app.ring).Approved(ctx)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(content)
+	if b.book.Load() != nil && sum == b.seen {
+		return nil
+	}
+	var book *pricing.Book
+	if content == nil {
+		book, err = b.app.priceBook()
+	} else {
+		book, err = pricing.ParseBook(content)
+	}
+	if err == nil {
+		b.book.Store(book)
+		b.seen = sum
+	}
+	return err
+}
+
+func (b *bookPricer) run(ctx context.Context) error {
+	tick := time.NewTicker(bookInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := b.read(ctx); err != nil && ctx.Err() == nil {
+			b.app.log.Warn("proxy: the price book cannot be read; the one before is used", "err", err)
+		}
+	}
+}
 
 // Price implements proxy.Pricer.
-func (b bookPricer) Price(provider, model, tier string, at time.Time, used *tokens.Vector) (money.Pico, bool) {
-	r := b.book.Price(&pricing.Usage{Provider: provider, Model: model, ServiceTier: tier, Tokens: *used, At: at.UnixNano()})
+func (b *bookPricer) Price(provider, model, tier string, at time.Time, used *tokens.Vector) (money.Pico, bool) {
+	r := b.book.Load().Price(&pricing.Usage{Provider: provider, Model: model, ServiceTier: tier, Tokens: *used, At: at.UnixNano()})
 	return r.Cost, r.Priced
 }
 
