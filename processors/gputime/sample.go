@@ -3,6 +3,7 @@ package gputime
 import (
 	"errors"
 	"math"
+	"strings"
 
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 	"github.com/tallystick/tallystick/ingest/event"
@@ -18,7 +19,7 @@ func sampleOf(m *pb.GpuSample) (Sample, error) {
 		GPU: m.GetGpuUuid(), MIG: m.GetMigUuid(), Profile: m.GetMigProfile(), Start: m.GetStartUs(), End: m.GetEndUs(),
 		Device: Device{
 			Host: m.GetHost(), Model: m.GetModel(), Cloud: m.GetCloud(), Region: m.GetRegion(),
-			Instance: m.GetInstanceType(), Purchase: m.GetPurchaseOption(),
+			Instance: m.GetInstanceType(), Purchase: purchaseOf(m.GetPurchaseOption()),
 		},
 		MIGEnabled: m.GetMigEnabled(), Used: Unknown,
 	}
@@ -45,6 +46,12 @@ func sampleOf(m *pb.GpuSample) (Sample, error) {
 	}
 	s.Claims = claims
 	return s, nil
+}
+
+// purchaseOf is the event's word for a way of buying; Kubernetes and the clouds write
+// "on-demand".
+func purchaseOf(name string) string {
+	return strings.ReplaceAll(strings.ToLower(name), "-", "_")
 }
 
 // plain holds the texts against what an event can carry.
