@@ -15,9 +15,7 @@ func (x *exchange) attribute() {
 	c, v := &x.call, &a.Values
 	c.Team, c.Service, c.Feature, c.Agent = v[attribution.Team], v[attribution.Service], v[attribution.Feature], v[attribution.Agent]
 	c.EndCustomer, c.Environment, x.user = v[attribution.EndCustomer], v[attribution.Environment], v[attribution.User]
-	for _, t := range a.Tags[:min(len(a.Tags), event.MaxTags-ownTags)] {
-		x.tags = append(x.tags, t)
-	}
+	x.tags = append(x.tags, a.Tags[:min(len(a.Tags), event.MaxTags-ownTags)]...)
 }
 
 // setTag adds a tag of ours; it wins over a client's of the same key.
