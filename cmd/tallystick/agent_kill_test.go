@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -97,6 +99,49 @@ func (w *agentWorld) agent(stdout *os.File) *exec.Cmd {
 		w.t.Fatal(err)
 	}
 	return cmd
+}
+
+// live runs an agent of its own that reads what a program in nvidia-smi's place
+// tells, until some frames are in Kafka, and stops it as an operator does.
+func (w *agentWorld) live() {
+	w.t.Helper()
+	var made struct{ Credential string }
+	answer := w.srv.post(w.t, "/v1/agents", map[string]any{"tenant_id": agentTenant, "name": "node-2"}, http.StatusOK)
+	if err := json.Unmarshal(answer, &made); err != nil {
+		w.t.Fatal(err)
+	}
+	tool := filepath.Join(w.dir, "nvidia-smi")
+	script := "#!/bin/sh\n[ \"$*\" = '-q -x' ] && exec cat '" + testenv.Data(w.t, "gpu/nvidia_smi_xml/tesla-t4.xml") + "'\nexit 1\n"
+	if err := os.WriteFile(tool, []byte(script), 0o755); err != nil { //nolint:gosec // it is to be run
+		w.t.Fatal(err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	from := w.end()
+	cmd := exec.Command(exe, "agent", "--gateway", w.gateway, "--plaintext", "--collect", "nvidia-smi", "--nvidia-smi", tool,
+		"--interval", "100ms", "--host", "node-2", "--cloud", "aws", "--spool-dir", filepath.Join(w.dir, "live"))
+	cmd.Env = append(os.Environ(), runsTheProgram+"=1", credentialEnv+"="+made.Credential)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, w.agentLog
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	await(w.t, "looks in Kafka", time.Minute, func() bool { return w.end() > from+5 })
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		w.t.Fatalf("stopped: %v", err)
+	}
+	var counters struct {
+		Emitted int64 `json:"emitted_samples"`
+		Acked   int64 `json:"acked_samples"`
+	}
+	if err := json.Unmarshal(out.Bytes(), &counters); err != nil || counters.Emitted <= 5 || counters.Acked < counters.Emitted-1 {
+		w.t.Errorf("%v: %s", err, out.String())
+	}
 }
 
 // end is where the tenant's partition of telemetry ends.
@@ -220,6 +265,7 @@ func TestAgentAndGatewayKilled(t *testing.T) {
 	if counters.Emitted < 56_264 {
 		t.Errorf("%d samples are less than the recording has", counters.Emitted)
 	}
+	w.live()
 	fmt.Printf("agent: kills=%d emitted=%d in_kafka=%d lost=%d frames=%d records=%d\n",
 		killed, counters.Emitted, samples, counters.Emitted-samples, counters.Frames, records)
 }

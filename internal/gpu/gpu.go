@@ -40,8 +40,9 @@ const (
 	maxWorkloads   = 64  // of one sample
 	maxDevices     = 256 // of one host, MIG instances not counted
 	maxTextBytes   = 256 // of one name, as the gateway takes it
-	maxInputBytes  = 32 << 20
-	maxMIGInstance = 64 // of one device
+	maxInputBytes  = 8 << 20
+	maxCells       = 1 << 18 // of a CSV output
+	maxMIGInstance = 64      // of one device
 )
 
 // Snapshot is one look at a host.

@@ -123,8 +123,8 @@ func parseCSV(text []byte) ([]map[string]cell, error) {
 		for i, c := range header {
 			row[c.name] = cell{cells[i], c.unit}
 		}
-		if rows = append(rows, row); len(rows) > maxDevices*maxWorkloads {
-			return nil, fmt.Errorf("%w: more than %d rows", ErrFormat, maxDevices*maxWorkloads)
+		if rows = append(rows, row); len(rows)*len(header) > maxCells {
+			return nil, fmt.Errorf("%w: more than %d values", ErrFormat, maxCells)
 		}
 	}
 	return rows, nil
