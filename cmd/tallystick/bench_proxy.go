@@ -253,9 +253,8 @@ func (c *proxyConn) exchange(request []byte) (first time.Time, err error) {
 // proxyConn is a client's connection: as little of HTTP as the three parts speak.
 type proxyConn struct {
 	net.Conn
-	in      *bufio.Reader
-	left    int // of a body with a length, -1 is chunked
-	scratch []byte
+	in   *bufio.Reader
+	left int // of a body with a length, -1 is chunked
 }
 
 func (p *proxyPart) dial(ctx context.Context) (*proxyConn, error) {
