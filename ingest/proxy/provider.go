@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 
@@ -246,21 +247,29 @@ func native(first, path string, h http.Header) string {
 }
 
 // url is the address of the target below base. query is the client's, without our
-// token.
+// token. A base that ends in the version that the path begins with, as clients of
+// OpenAI are configured, has it once.
 func (t *target) url(u url.URL, query string) *url.URL {
 	if t.up.open {
 		u.Host = strings.Replace(u.Host, "place", t.place, 1)
 	}
 	// Opaque would keep the escaping too, but not every transport takes it.
-	escaped := u.EscapedPath() + t.path
-	if path, err := url.PathUnescape(escaped); err == nil {
-		u.Path, u.RawPath = path, escaped
+	base := u.EscapedPath()
+	if version := path.Base(base); isVersion(version) && strings.HasPrefix(t.path, "/"+version+"/") {
+		base = strings.TrimSuffix(base, "/"+version)
+	}
+	escaped := base + t.path
+	if plain, err := url.PathUnescape(escaped); err == nil {
+		u.Path, u.RawPath = plain, escaped
 	} else {
 		u.Path, u.RawPath = escaped, ""
 	}
 	u.RawQuery = query
 	return &u
 }
+
+// isVersion reports whether part of a path is one of an API, as v1 and v1beta are.
+func isVersion(s string) bool { return len(s) > 1 && s[0] == 'v' && s[1] >= '0' && s[1] <= '9' }
 
 // operations names what a dialect does.
 func operation(c usage.Call, path string) string {
