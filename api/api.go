@@ -141,7 +141,9 @@ type Deps struct {
 	Providers Providers
 	// Connections are the tenants' to what customers own.
 	Connections Connections
-	AuditLog    AuditLog
+	// Mapping are the tenants' rules of whom calls are for.
+	Mapping  Mapping
+	AuditLog AuditLog
 	// AuditExporter and LedgerExporter make logs into files.
 	AuditExporter, LedgerExporter Exporter
 	// Checkpoints are those of both logs.
@@ -238,4 +240,5 @@ func (s *Server) register(r grpc.ServiceRegistrar) {
 	pb.RegisterAuditServiceServer(r, &auditService{s: s})
 	pb.RegisterCheckpointServiceServer(r, &checkpointService{s: s})
 	pb.RegisterConnectionServiceServer(r, &connectionService{s: s})
+	pb.RegisterMappingServiceServer(r, &mappingService{s: s})
 }

@@ -78,6 +78,7 @@ func (s *Server) gateway() (http.Handler, error) {
 		pb.RegisterAuditServiceHandlerClient(ctx, mux, pb.NewAuditServiceClient(conn)),
 		pb.RegisterCheckpointServiceHandlerClient(ctx, mux, pb.NewCheckpointServiceClient(conn)),
 		pb.RegisterConnectionServiceHandlerClient(ctx, mux, pb.NewConnectionServiceClient(conn)),
+		pb.RegisterMappingServiceHandlerClient(ctx, mux, pb.NewMappingServiceClient(conn)),
 	)
 }
 

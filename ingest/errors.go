@@ -12,6 +12,9 @@ var (
 	// errUnknownSetting: which tags the tenant keeps confidential cannot be had
 	// now. An event with tags of it cannot be accepted; the producer comes again.
 	errUnknownSetting = errors.New("ingest: the tenant's confidential tags are not known")
+	// errUnknownRules: the tenant's mapping rules were never known and cannot be
+	// had now; the producer comes again.
+	errUnknownRules = errors.New("ingest: the tenant's mapping rules are not known")
 	// errTooManyEvents: a request or frame holds more than MaxEvents.
 	errTooManyEvents = errors.New("ingest: more than 1000 events")
 	// errNoEvents: a request holds no event.

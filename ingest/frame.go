@@ -222,7 +222,8 @@ func (f *frame) checkClock(occurredAt int64) error {
 
 // stamp sets the edge's fields: the content MAC over what the producer said,
 // the person's pseudonym and the time of receipt. What is confidential is sealed
-// after the MAC, which must be the same when the event comes again.
+// after the MAC, which must be the same when the event comes again, and so do
+// mapping rules.
 func (f *frame) stamp(ev *event.Event, t *tenantState) (err error) {
 	f.producer, f.person = ev.AppendProducerMarked(f.producer[:0])
 	if ev.ContentMAC, err = f.hash.mac(t.dedupe, f.producer); err != nil {
@@ -230,6 +231,9 @@ func (f *frame) stamp(ev *event.Event, t *tenantState) (err error) {
 	}
 	ev.HasContentMAC = true
 	ev.ReceivedAt = f.now
+	if err := f.mapEvent(ev, t); err != nil {
+		return err
+	}
 	f.subject = f.subject[:0]
 	if ev.User != "" {
 		if err := f.hidePerson(ev, t); err != nil {

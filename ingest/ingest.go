@@ -75,6 +75,7 @@ type Edge struct {
 	logger  *slog.Logger
 	tenants *tenants
 	conf    confidential
+	rules   mappings
 	persons persons
 	counts  *counters
 	gate    *gate
@@ -99,6 +100,7 @@ func New(log Log, keys Keys, auth Authenticator, opts Options) (*Edge, error) {
 		tenants: newTenants(keys, opts.Partitions, opts.MaxCachedTenants),
 		gate:    newGate(opts.MaxInFlight, opts.MaxInFlightBytes),
 		conf:    confidential{src: opts.Confidential, now: opts.Now},
+		rules:   mappings{src: opts.Mapping, now: opts.Now},
 		quiet:   rateLimit{interval: time.Second},
 	}
 	e.counts = newCounters(opts)
@@ -128,7 +130,7 @@ func (e *Edge) Stats() Stats {
 	}
 }
 
-// Run keeps the tenants' confidential tags fresh and sends the producer
+// Run keeps the tenants' confidential tags and mapping rules fresh and sends the producer
 // counters every Options.CountersInterval until ctx ends, and once more then. It returns nil: a send that fails is repeated with
 // the next one, because counters are cumulative. Call it after the servers
 // have stopped to have the last counts, or beside them; both is safe.
@@ -144,6 +146,7 @@ func (e *Edge) Run(ctx context.Context) error {
 			return nil
 		case <-ask.C:
 			e.askConfidential(ctx)
+			e.askMapping(ctx)
 		case <-tick.C:
 			e.FlushCounters(ctx)
 		}

@@ -58,6 +58,9 @@ type Options struct {
 	// tenant can have any. While it does not answer, events with tags are
 	// refused as unavailable: an edge that does not know may not store them.
 	Confidential Confidential
+	// Mapping is asked for the rules that say whom calls are for; nil when no
+	// tenant can have any.
+	Mapping Mapping
 	// EdgeID names this instance in the producer counters; required. EdgeEpoch
 	// must be greater than at its last start; default is the time of the start
 	// in unix microseconds.

@@ -11,7 +11,7 @@ import (
 	"github.com/tallystick/tallystick/internal/tenant"
 )
 
-// tenantState is what the edge knows of a tenant. All but tags and sealing is
+// tenantState is what the edge knows of a tenant. All but tags, rules and sealing is
 // read-only.
 type tenantState struct {
 	id        tenant.ID
@@ -19,8 +19,9 @@ type tenantState struct {
 	partition int32
 	dedupe    *macKey
 	pseudonym *macKey
-	tags      atomic.Pointer[tagSetting] // nil until an event with tags asks for it
-	sealing   atomic.Pointer[sealEpoch]  // nil until its first event asks for it
+	tags      atomic.Pointer[tagSetting]  // nil until an event with tags asks for it
+	rules     atomic.Pointer[ruleSetting] // nil until its first event asks for them
+	sealing   atomic.Pointer[sealEpoch]   // nil until its first event asks for it
 }
 
 // tenants caches the states of the tenants that send. Unknown tenants are not

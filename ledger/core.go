@@ -445,8 +445,23 @@ func (c *core) control(b *builder, r *record, body []byte) error {
 	return nil
 }
 
+// mappingRules puts a version of a tenant's mapping rules into its chain: its number
+// and the hash of its text. The rules ran at the edge; hop 3 does nothing by them.
+func (c *core) mappingRules(b *builder, r *record, ctl *event.Control, hash chain.Hash) error {
+	t := c.tenantOf(r.key)
+	version, err := strconv.ParseUint(ctl.Version, 10, 31)
+	if t == nil || !t.exists || t.id != ctl.Tenant || err != nil || version == 0 {
+		return c.reject(b, c.systemTenant(), r, chain.RejectInvalid, "control: "+event.RuleMalformed)
+	}
+	c.touch(t)
+	return c.sealControl(b, t, &c.position, event.ControlMappingRules, string([]byte(ctl.Version)), hash, ctl.IssuedAt)
+}
+
 // tenantControl applies a key epoch, which is also how a tenant comes to be.
 func (c *core) tenantControl(b *builder, r *record, ctl *event.Control, hash chain.Hash) error {
+	if ctl.Kind == event.ControlMappingRules {
+		return c.mappingRules(b, r, ctl, hash)
+	}
 	// By the record's key: needs has asked for that tenant's head. A tenant that
 	// only the payload names may have one that was never read.
 	t := c.tenantOf(r.key)

@@ -304,6 +304,30 @@ func TestRule06UnknownRuleVersionHalts(t *testing.T) {
 	}
 }
 
+// Rule 8: each version of a tenant's mapping rules is an entry of its chain, and one
+// of a tenant that is none, or with another number than one, is rejected.
+func TestRule08MappingRules(t *testing.T) {
+	b := newBench(t)
+	m := b.m
+	acme := m.names[0]
+	m.makeTenants(acme)
+	say := func(id, version string) int64 {
+		return m.control(id, &event.Control{Kind: event.ControlMappingRules, Tenant: id, Version: version, Content: []byte(`{"rules":[]}`)})
+	}
+	m.entry(acme, "control mapping_rules 1 @%d", say(acme, "1"))
+	m.put(acme, "one", 1, "p0")
+	m.entry(acme, "control mapping_rules 2 @%d", say(acme, "2"))
+	m.rejected(m.system, "invalid", say(acme, "0"))
+	m.rejected(m.system, "invalid", say(acme, "two"))
+	m.rejected(m.system, "invalid", say(m.names[1], "1"))
+	m.put(acme, "two", 1, "p0")
+	b.batch()
+	b.restart()
+	m.put(acme, "three", 1, "p0")
+	b.batch()
+	b.check()
+}
+
 // Rule 7: the position of a key epoch decides which key signs; a repeated one
 // changes nothing, a skipped one is rejected.
 func TestRule07KeyEpochs(t *testing.T) {

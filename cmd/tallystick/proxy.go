@@ -89,7 +89,7 @@ func (a *app) startProxy(ctx context.Context, tlsConfig *tls.Config) error {
 	a.start("proxy spool", a.metering.log.Run)
 	edge, err := ingest.New(a.metering.log, edgeKeys{a}, a.access.auth, ingest.Options{
 		Topic: a.kafkaCfg.Topics().Events, Partitions: a.topic.Partitions, EdgeID: a.proxyID(), Logger: a.log,
-		Confidential: api.NewPostgresSubjects(a.appDB, a.ring), Denied: a.deniedAtEdge, MaxInFlight: proxyInFlight,
+		Confidential: api.NewPostgresSubjects(a.appDB, a.ring), Mapping: a.mappingRules(), Denied: a.deniedAtEdge, MaxInFlight: proxyInFlight,
 	})
 	if err != nil {
 		return err

@@ -54,6 +54,7 @@ func (a *app) startStages(context.Context) error {
 			return a.writer.Run(ctx, a.kafkaCfg, a.topic, a.alone())
 		})
 		a.startRerates()
+		a.startMapping()
 		a.startBooks()
 		a.startRotation()
 	}
@@ -140,9 +141,9 @@ func (a *app) startServers(ctx context.Context) error {
 func (a *app) startEdge(server *api.Server, grpcServer *grpc.Server) error {
 	edge, err := ingest.New(a.edgeSink(), edgeKeys{a}, a.access.auth, ingest.Options{
 		Topic: a.kafkaCfg.Topics().Events, Partitions: a.topic.Partitions, EdgeID: a.edgeID(), Logger: a.log,
-		Confidential: api.NewPostgresSubjects(a.appDB, a.ring),
-		Denied:       a.deniedAtEdge,
-		MaxInFlight:  a.cfg.Limits.InFlight, MaxInFlightBytes: a.cfg.Limits.InFlightBytes,
+		Confidential: api.NewPostgresSubjects(a.appDB, a.ring), Mapping: a.mappingRules(),
+		Denied:      a.deniedAtEdge,
+		MaxInFlight: a.cfg.Limits.InFlight, MaxInFlightBytes: a.cfg.Limits.InFlightBytes,
 	})
 	if err != nil {
 		return err
@@ -176,6 +177,7 @@ func (a *app) apiDeps() api.Deps {
 		d.Rerates = api.NewPostgresRerates(a.appDB, a.ring)
 		d.Prices = candidate.New(a.appDB, a.ring, a.cfg.Prices.FourEyes)
 		d.Connections = connections.NewStore(a.appDB, a.ring)
+		d.Mapping = a.mappingRules()
 		d.Keys = a.ring
 		d.Checkpoints = newProofs(a.appDB)
 		d.Serving = (&recoveryGate{db: a.appDB, partitions: a.topic.Partitions}).open

@@ -41,6 +41,8 @@ const (
 	ControlPriceBook   = "price_book"
 	ControlKeyEpoch    = "key_epoch"
 	ControlRuleVersion = "rule_version"
+	// ControlMappingRules is a version of a tenant's mapping rules.
+	ControlMappingRules = "mapping_rules"
 )
 
 // Control is a control record: it changes what later records of its partition

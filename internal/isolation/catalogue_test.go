@@ -27,6 +27,7 @@ var noTenant = map[string]struct {
 	"processors.checkpoint":       {"how far each partition is in ClickHouse", false},
 	"processors.gpu_partition":    {"how far each partition of telemetry is read", false},
 	"connection.bedrock_version":  {"one number: how often any connection was made, paused or removed", false},
+	"mapping.changes":             {"one number: how often any tenant's mapping rules have changed", false},
 	"agent.revocations":           {"one number: how often any agent was revoked", false},
 	"agent.pepper":                {"when the peppers of agents' secrets were first seen; the same for all tenants", false},
 }
@@ -39,6 +40,7 @@ var definers = map[string]string{
 	"sec.check_inserted":        "asks sec.tenants for the writer",
 	"connection.count_bedrock":  "adds one to a number that nobody may write",
 	"ledger.count_confidential": "adds one to a number that nobody may write",
+	"mapping.count_change":      "adds one to a number that nobody may write",
 	"agent.count_revoked":       "adds one to a number that nobody may write",
 }
 
