@@ -35,11 +35,11 @@ Exit codes: 2 usage, 4 authentication, 5 not found or destroyed, 6 conflict,
 // providersFlags are the flags of the providers commands.
 type providersFlags struct {
 	secretsFlags
-	provider, baseURL string
-	scope, subject    string
-	requests, tokens  int64
-	usd               string
-	none              bool
+	baseURL          string
+	scope, subject   string
+	requests, tokens int64
+	usd              string
+	none             bool
 }
 
 // newProvidersCommand is `tallystick providers`.

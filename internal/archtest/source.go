@@ -237,8 +237,8 @@ func constNames(f *ast.File) map[string]bool {
 // maySkip are the test files that may skip, with the run that does not.
 var maySkip = map[string]string{
 	"ingest/bedrock/awslogs/moto_test.go": "it needs moto's S3, STS, SQS and CloudWatch Logs: make test/bedrock gives it them, and .ci/run runs that",
-	"internal/kafka/servers_test.go":     "some tests need SASL or three nodes: make test/kafka and test/kafka3 give them",
-	"cmd/tallystick/faults_disk_test.go": "a full disk needs a small file system, which only root can mount: .ci/run is root; make test/chaos has the rest",
+	"internal/kafka/servers_test.go":      "some tests need SASL or three nodes: make test/kafka and test/kafka3 give them",
+	"cmd/tallystick/faults_disk_test.go":  "a full disk needs a small file system, which only root can mount: .ci/run is root; make test/chaos has the rest",
 }
 
 // skips finds tests that may not run. Beside maySkip only internal/testenv
