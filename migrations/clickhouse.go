@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	ch "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/tallystick/tallystick/internal/clickhouse"
 )
@@ -35,10 +37,29 @@ type clickhouseFile struct {
 	statements []string
 }
 
-// ClickHouse migrates the database at the DSN to the newest schema. It may be
-// run again at any time, also after it was killed, and by several processes at
-// once: every statement is written so that repeating it changes nothing, which
-// is needed because ClickHouse has no transactions over schema changes.
+// ClickHouseAlone is ClickHouse for several processes at once: one after the
+// other, by a lock in the Postgres that they share. ClickHouse has no locks, and
+// some migrations take a view away for a moment, in which nobody may insert and
+// nobody else finds it.
+func ClickHouseAlone(ctx context.Context, dsn, postgresDSN string) error {
+	cfg, err := pgx.ParseConfig(postgresDSN)
+	if err != nil {
+		return fmt.Errorf("postgres DSN: %w", err)
+	}
+	db := stdlib.OpenDB(*cfg)
+	defer db.Close()
+	release, err := lockMigrations(ctx, db, clickhouseLock)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return ClickHouse(ctx, dsn)
+}
+
+// ClickHouse migrates the database at the DSN to the newest schema, where no other
+// process does. It may be run again at any time, also after it was killed: every
+// statement is written so that repeating it changes nothing, which is needed
+// because ClickHouse has no transactions over schema changes.
 //
 // Errors: [ErrNewerSchema], or what the server or the network says.
 func ClickHouse(ctx context.Context, dsn string) error {

@@ -60,11 +60,11 @@ func TestClickHouseTables(t *testing.T) {
 }
 
 func TestClickHouseAtOnce(t *testing.T) {
-	dsn := testenv.ClickHouse(t)
+	dsn, lock := testenv.ClickHouse(t), testenv.Postgres(t)
 	var done sync.WaitGroup
 	for range 4 {
 		done.Go(func() {
-			if err := migrations.ClickHouse(t.Context(), dsn); err != nil {
+			if err := migrations.ClickHouseAlone(t.Context(), dsn, lock); err != nil {
 				t.Error(err)
 			}
 		})

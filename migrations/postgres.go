@@ -33,7 +33,7 @@ func Postgres(ctx context.Context, dsn string) error {
 	if err != nil {
 		return err
 	}
-	release, err := lockMigrations(ctx, db)
+	release, err := lockMigrations(ctx, db, postgresLock)
 	if err != nil {
 		return err
 	}
@@ -49,15 +49,18 @@ func Postgres(ctx context.Context, dsn string) error {
 	return nil
 }
 
-// migrationLock is the key of the session lock that serialises migrations.
-const migrationLock = 0x7461_6c6c_79
+// Keys of the session locks that serialise migrations.
+const (
+	postgresLock   = 0x7461_6c6c_79
+	clickhouseLock = 0x7461_6c6c_7a
+)
 
-func lockMigrations(ctx context.Context, db *sql.DB) (release func(), err error) {
+func lockMigrations(ctx context.Context, db *sql.DB, key int64) (release func(), err error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect to postgres: %w", err)
 	}
-	if _, err := conn.ExecContext(ctx, "select pg_advisory_lock($1)", int64(migrationLock)); err != nil {
+	if _, err := conn.ExecContext(ctx, "select pg_advisory_lock($1)", key); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("lock migrations: %w", err)
 	}

@@ -7,7 +7,7 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultFlushInterval    = 600 * time.Millisecond
+	DefaultFlushInterval    = 400 * time.Millisecond
 	DefaultFlushRows        = 50_000
 	DefaultMaxPlanRows      = 100_000
 	DefaultMaxPlanFrames    = 4_000
@@ -22,8 +22,8 @@ const MaxPlanRowsLimit = 1_000_000
 // Options of a Runner. The zero value of a field means its default.
 type Options struct {
 	// FlushInterval is how often what is complete is stored; it bounds how old
-	// a report is. Sooner when FlushRows entries wait, and later by half when
-	// half as many were stored last.
+	// a report is. Sooner when FlushRows entries wait, and twice as long while a
+	// quarter of that comes in the time.
 	FlushInterval time.Duration
 	FlushRows     int
 	// MaxPlanRows and MaxPlanFrames bound one plan, but for a single commit that

@@ -54,6 +54,7 @@ type work struct {
 func (st *storer) run(ctx context.Context) {
 	timer := time.NewTimer(st.r.opts.FlushInterval)
 	defer timer.Stop()
+	before := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -67,17 +68,19 @@ func (st *storer) run(ctx context.Context) {
 		started := time.Now()
 		rows := st.flush(ctx)
 		st.keepSnapshot(ctx)
-		timer.Reset(max(time.Millisecond, st.interval(rows)-time.Since(started)))
+		timer.Reset(max(time.Millisecond, st.interval(rows, started.Sub(before))-time.Since(started)))
+		before = started
 	}
 }
 
-// interval is how long after the start of a flush of so many entries the next
-// one starts: longer when they were half of FlushRows, which wakes it sooner.
-// ClickHouse spends less on an entry the more come at once.
-func (st *storer) interval(rows int) time.Duration {
+// interval is how long after the start of a flush the next one starts: twice as
+// long where a quarter of FlushRows comes in FlushInterval, going by the entries
+// of the last flush and the time that they came in. ClickHouse spends less on an
+// entry the more come at once.
+func (st *storer) interval(rows int, in time.Duration) time.Duration {
 	interval := st.r.opts.FlushInterval
-	if rows >= st.r.opts.FlushRows/2 {
-		interval += interval / 2
+	if float64(rows)*float64(interval) >= float64(st.r.opts.FlushRows/4)*float64(in) {
+		interval *= 2
 	}
 	return interval
 }

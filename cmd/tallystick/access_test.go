@@ -61,15 +61,15 @@ func (b *lockedBuffer) Bytes() []byte {
 
 // accessWorld is the whole program in this process, over TLS.
 type accessWorld struct {
-	t         *testing.T
-	app       *app
-	dir       string
-	log       lockedBuffer
-	roots     *x509.CertPool
-	client    *http.Client
-	admin     string
-	answers   bytes.Buffer // every answer but those that hold a secret on purpose
-	cert, key string
+	t             *testing.T
+	app           *app
+	dir           string
+	log           lockedBuffer
+	roots         *x509.CertPool
+	client        *http.Client
+	admin         string
+	answers       bytes.Buffer // every answer but those that hold a secret on purpose
+	cert, key, ca string
 }
 
 func newAccessWorld(t *testing.T, settings ...string) *accessWorld {
@@ -80,7 +80,13 @@ func newAccessWorld(t *testing.T, settings ...string) *accessWorld {
 		t.Fatal(err)
 	}
 	s.close()
-	w.cert, w.key = filepath.Join(w.dir, "cert.pem"), filepath.Join(w.dir, "key.pem")
+	w.cert, w.key, w.ca = filepath.Join(w.dir, "cert.pem"), filepath.Join(w.dir, "key.pem"), filepath.Join(w.dir, "ca.pem")
+	ca, err := testAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.roots.AddCert(ca.cert)
+	writeFile(t, w.ca, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})))
 	w.issue("first")
 	set := func(name, value string) string { return config.EnvPrefix + name + "=" + value }
 	cfg, err := config.Load(config.Sources{Environ: append(append(s.env, settings...), set("DATA_DIR", s.dataDir()), set("LOG_LEVEL", "debug"),
@@ -96,7 +102,7 @@ func newAccessWorld(t *testing.T, settings ...string) *accessWorld {
 		t.Fatal(err)
 	}
 	// The command line finds server, roots and token as a user's does.
-	t.Setenv("SSL_CERT_FILE", w.cert)
+	t.Setenv("SSL_CERT_FILE", w.ca)
 	t.Setenv("TALLYSTICK_URL", w.url(""))
 	t.Setenv("TALLYSTICK_TOKEN", w.admin)
 	w.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS13}}}
@@ -104,18 +110,48 @@ func newAccessWorld(t *testing.T, settings ...string) *accessWorld {
 	return w
 }
 
-// issue writes a new pair, and trusts it.
+// authority signs the certificates of all worlds.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// testAuthority is one for the whole process, which reads the system's roots, of
+// SSL_CERT_FILE, only once.
+var testAuthority = sync.OnceValues(func() (*authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := certificate("authority of tests")
+	template.IsCA, template.KeyUsage = true, x509.KeyUsageCertSign
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	return &authority{cert, key}, err
+})
+
+func certificate(name string) *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
+	}
+}
+
+// issue writes a new pair.
 func (w *accessWorld) issue(name string) {
 	w.t.Helper()
+	ca, err := testAuthority()
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	der, err := x509.CreateCertificate(rand.Reader, certificate(name), ca.cert, key.Public(), ca.key)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -124,7 +160,6 @@ func (w *accessWorld) issue(name string) {
 		w.t.Fatal(err)
 	}
 	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	w.roots.AppendCertsFromPEM(certPEM)
 	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
 	if err := errors.Join(os.WriteFile(w.key, keyPEM, 0o600), os.WriteFile(w.cert, certPEM, 0o600)); err != nil {
 		w.t.Fatal(err)

@@ -247,7 +247,7 @@ func provision(ctx context.Context, dsn string, ring *keyring.Ring) (map[postgre
 
 func (a *app) openClickHouse(ctx context.Context) (err error) {
 	dsn := a.clickhouseDSN()
-	if err := migrations.ClickHouse(ctx, dsn); err != nil {
+	if err := migrations.ClickHouseAlone(ctx, dsn, a.postgresDSN()); err != nil {
 		return fmt.Errorf("clickhouse: %w", err)
 	}
 	if a.chWriter, err = clickhouse.Open(ctx, dsn, clickhouse.Writer); err != nil {

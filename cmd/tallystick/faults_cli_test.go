@@ -93,7 +93,7 @@ func wrongUseOfServer(t *testing.T, srv *faultServer) {
 		"emit, wrong token":         {args: with("emit", "--events", "10"), env: wrong, code: exitAuth, says: "401"},
 		"emit, no token":            {args: with("emit", "--events", "10"), code: exitAuth, says: "401"},
 		"verify, wrong token":       {args: with("ledger", "verify"), env: wrong, code: exitAuth, says: "401"},
-		"verify, unknown tenant":    {args: with("ledger", "verify", "--tenant", "no-such-tenant"), env: right, code: exitUnknown, says: "no-such-tenant"},
+		"verify, unknown tenant":    {args: with("ledger", "verify", "--tenant", "no-such-tenant"), env: right, code: exitNotFound, says: "no-such-tenant"},
 		"head of an unknown tenant": {args: with("ledger", "head", "--tenant", "no-such-tenant"), env: right, code: exitNotFound, says: "404"},
 		"not a tenant's name":       {args: with("ledger", "verify", "--tenant", "No Tenant!"), env: right, code: exitUsage, says: "tenant"},
 		"all is well":               {args: with("ledger", "verify"), env: right, code: exitOK},

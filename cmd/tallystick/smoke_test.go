@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tallystick/tallystick/internal/client"
+	"github.com/tallystick/tallystick/internal/config"
 	"github.com/tallystick/tallystick/internal/load"
 )
 
@@ -192,13 +193,14 @@ func TestUSD(t *testing.T) {
 func TestSmokeEnvironment(t *testing.T) {
 	s := &smokeServer{dir: "/tmp/smoke-1"}
 	env := s.environment([]string{"PATH=/bin", "TALLYSTICK_POSTGRES_DSN=production", "TALLYSTICK_KAFKA_BROKERS=production", "TALLYSTICK_ENGINES_DIR=/e"})
-	if want := []string{"PATH=/bin", "TALLYSTICK_ENGINES_DIR=/e"}; !slices.Equal(env, want) {
+	if want := append([]string{"PATH=/bin", "TALLYSTICK_ENGINES_DIR=/e"}, config.FreePorts()...); !slices.Equal(env, want) {
 		t.Errorf("%q, want %q", env, want)
 	}
 	env = s.environment([]string{
 		"TALLYSTICK_TEST_KAFKA_BROKERS=a:1,b:2,c:3", "TALLYSTICK_TEST_KAFKA_SASL_USER=u",
 		"TALLYSTICK_TEST_KAFKA_SASL_PASSWORD=p", "TALLYSTICK_TEST_KAFKA_SASL_MECHANISM=SCRAM-SHA-256",
 	})
+	env = slices.DeleteFunc(env, func(kv string) bool { return strings.HasSuffix(kv, "LISTEN=127.0.0.1:0") })
 	slices.Sort(env)
 	if want := []string{
 		"TALLYSTICK_KAFKA_BROKERS=a:1,b:2,c:3", "TALLYSTICK_KAFKA_REPLICATION=3", "TALLYSTICK_KAFKA_SASL_MECHANISM=SCRAM-SHA-256",

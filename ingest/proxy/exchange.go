@@ -120,11 +120,6 @@ func (x *exchange) prepare(inHand int64) *refusal {
 		Operation: operation(x.to.call, x.to.path), At: x.started,
 	}
 	x.attribute()
-	if x.p.parts.Defaults != nil {
-		if err := x.p.parts.Defaults.Apply(x.r.Context(), &x.call); err != nil {
-			return unknown("the credential's settings cannot be read now", err)
-		}
-	}
 	if inHand > x.p.opts.MaxCalls {
 		return &refusal{code: http.StatusServiceUnavailable, kind: "too_many_calls", text: "too many calls in hand", wait: time.Second}
 	}

@@ -107,13 +107,6 @@ type Reservation interface {
 	Remaining() (left money.Pico, ok bool)
 }
 
-// Defaults are the attribution that is bound to credentials. Asked once per call
-// by many goroutines; it answers from memory.
-type Defaults interface {
-	// Apply fills the empty fields of the call's attribution.
-	Apply(ctx context.Context, c *Call) error
-}
-
 // Capture says whose prompts may leave a keyed digest. Asked once per call by many
 // goroutines; it answers from memory. Whether the answer is yes or no, no text is kept.
 type Capture interface {

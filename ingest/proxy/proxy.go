@@ -47,14 +47,13 @@ type Parts struct {
 	Room Room
 	// Keys are the providers' keys.
 	Keys Keys
-	// Switch, Limits, Budgets, Defaults, Capture and Pricer may each be nil:
-	// nothing is killed, limited, reserved, filled in, digested or priced then.
-	Switch   Switch
-	Limits   Limits
-	Budgets  Budgets
-	Defaults Defaults
-	Capture  Capture
-	Pricer   Pricer
+	// Switch, Limits, Budgets, Capture and Pricer may each be nil: nothing is
+	// killed, limited, reserved, digested or priced then.
+	Switch  Switch
+	Limits  Limits
+	Budgets Budgets
+	Capture Capture
+	Pricer  Pricer
 	// Digester computes digests for Capture; nil exactly when Capture is.
 	Digester Digester
 	// Upstream sends requests to the providers of Options, Foreign those to a base
