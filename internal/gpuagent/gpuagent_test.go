@@ -326,3 +326,27 @@ func FuzzStoredFrame(f *testing.F) {
 		}
 	})
 }
+
+// A refusal that comes late never makes the agent skip frames that it has yet to
+// send again.
+func TestLateRefusalSkipsNothing(t *testing.T) {
+	w := newWorld(t)
+	a, _ := w.agent(t, TransportStream, spool.Options{})
+	s := &session{a: a, wake: make(chan struct{}, 1), heartbeat: time.Second, next: 9}
+	refuse := func(seq int64) {
+		t.Helper()
+		if err := s.refused(&pb.Refusal{Code: "ResourceExhausted", Seq: seq}); err != nil {
+			t.Fatal(err)
+		}
+		s.ready()
+	}
+	refuse(4)
+	if s.next != 4 {
+		t.Fatalf("after the refusal of 4 the next is %d", s.next)
+	}
+	s.next = 6 // 4 and 5 were sent again
+	refuse(8)
+	if s.next != 6 {
+		t.Errorf("a late refusal of 8 moved the next from 6 to %d", s.next)
+	}
+}

@@ -221,8 +221,10 @@ func (a *Agent) countRefused(r *pb.Refusal) error {
 func (s *session) ready() (ok bool, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// Only ever back: a refusal of what was sent before we went back may come after,
+	// and names a frame that has yet to be sent again.
 	if s.back > 0 {
-		s.next, s.back = s.back, 0
+		s.next, s.back = min(s.next, s.back), 0
 	}
 	if wait = s.rest.Sub(s.a.opts.Now()); wait > 0 {
 		return false, wait
