@@ -10,7 +10,6 @@ import (
 
 	"github.com/tallystick/tallystick/api"
 	"github.com/tallystick/tallystick/internal/connections"
-	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/testenv"
 
@@ -18,14 +17,7 @@ import (
 )
 
 func TestConnections(t *testing.T) {
-	ring, err := keyring.Open(t.TempDir(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ring.Close() })
-	if _, err := ring.Create("acme", "bravo"); err != nil {
-		t.Fatal(err)
-	}
+	ring := testenv.Ring(t, "acme", "bravo")
 	store := connections.NewStore(testenv.MigratedPostgres(t).Open(t, postgres.RoleApp), ring)
 	c := pb.NewConnectionServiceClient(dial(t, testServer(t, func(d *api.Deps, _ *api.Options) { d.Connections = store })))
 	acme := as(t.Context(), "acme")

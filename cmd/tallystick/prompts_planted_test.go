@@ -23,7 +23,6 @@ import (
 	"github.com/tallystick/tallystick/ingest"
 	"github.com/tallystick/tallystick/ingest/bedrock"
 	"github.com/tallystick/tallystick/internal/client"
-	"github.com/tallystick/tallystick/internal/embedded"
 	"github.com/tallystick/tallystick/internal/kafka"
 )
 
@@ -379,36 +378,9 @@ func (w *promptsWorld) search() (leaks int) {
 // searchTopics looks at every record of every topic, decompressed.
 func (w *promptsWorld) searchTopics(look func(place, where string, b []byte)) (records int) {
 	w.t.Helper()
-	broker, err := embedded.StartKafka(w.t.Context(), embedded.KafkaOptions{DataDir: filepath.Join(w.dataDir(), "kafka"), Authenticate: true})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer broker.Close()
-	own := broker.Credentials()
-	cfg := kafka.Config{Brokers: broker.Brokers(), SASL: kafka.SASL{Mechanism: own.Mechanism, Username: own.User, Password: own.Password}}
-	admin, err := kafka.NewAdmin(cfg)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer admin.Close()
-	topics := cfg.Topics()
-	for name, topic := range map[string]string{"topic events": topics.Events, "topic entries": topics.Entries, "topic deadletter": topics.DeadLetter} {
-		ends, err := admin.EndOffsets(w.t.Context(), topic)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		for p, end := range ends {
-			err := kafka.ReadRange(w.t.Context(), cfg, topic, int32(p), kafka.Position{}, end, func(recs []kafka.Record) error {
-				for _, r := range recs {
-					records++
-					look(name, fmt.Sprintf("record %d of partition %d", r.Offset, p), slices.Concat(r.Key, []byte{0}, r.Value))
-				}
-				return nil
-			})
-			if err != nil {
-				w.t.Fatal(err)
-			}
-		}
-	}
+	eachRecord(w.t, w.dataDir(), func(name string, p int, r *kafka.Record) {
+		records++
+		look(name, fmt.Sprintf("record %d of partition %d", r.Offset, p), slices.Concat(r.Key, []byte{0}, r.Value))
+	})
 	return records
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"archive/zip"
 	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -406,50 +405,60 @@ func readPlain(path string) ([]byte, error) {
 	return b, nil
 }
 
-// searchRecords opens the broker's files as a broker does and reads every record
-// of every topic, decompressed.
+// searchRecords looks at every record of every topic, decompressed.
 func (w *plantedWorld) searchRecords(note func(place, value string)) (records int, sealed *sealedValues) {
 	w.t.Helper()
-	broker, err := embedded.StartKafka(w.t.Context(), embedded.KafkaOptions{DataDir: filepath.Join(w.dataDir(), "kafka"), Authenticate: true})
+	sealed = &sealedValues{map[string][]byte{}, map[string][]byte{}}
+	eachRecord(w.t, w.dataDir(), func(topic string, _ int, r *kafka.Record) {
+		records++
+		for _, s := range slices.Concat(hidden(w.calls), zones(w.calls)) {
+			if bytes.Contains(r.Value, []byte(s)) || bytes.Contains(r.Key, []byte(s)) {
+				note(topic, s)
+			}
+		}
+		if topic == "topic events" {
+			sealed.add(w.t, r.Value)
+		}
+	})
+	return records, sealed
+}
+
+// eachRecord opens the broker's files as a broker does and calls fn with every
+// record of every topic and its partition.
+func eachRecord(t *testing.T, dataDir string, fn func(topic string, partition int, r *kafka.Record)) {
+	t.Helper()
+	broker, err := embedded.StartKafka(t.Context(), embedded.KafkaOptions{DataDir: filepath.Join(dataDir, "kafka"), Authenticate: true})
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer broker.Close()
 	own := broker.Credentials()
 	cfg := kafka.Config{Brokers: broker.Brokers(), SASL: kafka.SASL{Mechanism: own.Mechanism, Username: own.User, Password: own.Password}}
 	admin, err := kafka.NewAdmin(cfg)
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer admin.Close()
-	sealed = &sealedValues{map[string][]byte{}, map[string][]byte{}}
 	topics := cfg.Topics()
-	for name, topic := range map[string]string{"topic events": topics.Events, "topic entries": topics.Entries, "topic deadletter": topics.DeadLetter} {
-		ends, err := admin.EndOffsets(w.t.Context(), topic)
+	for name, topic := range map[string]string{
+		"topic events": topics.Events, "topic entries": topics.Entries, "topic deadletter": topics.DeadLetter, "topic telemetry": topics.Telemetry,
+	} {
+		ends, err := admin.EndOffsets(t.Context(), topic)
 		if err != nil {
-			w.t.Fatal(err)
+			t.Fatal(err)
 		}
 		for p, end := range ends {
-			err := kafka.ReadRange(w.t.Context(), cfg, topic, int32(p), kafka.Position{}, end, func(recs []kafka.Record) error {
-				for _, r := range recs {
-					records++
-					for _, s := range slices.Concat(hidden(w.calls), zones(w.calls)) {
-						if bytes.Contains(r.Value, []byte(s)) || bytes.Contains(r.Key, []byte(s)) {
-							note(name, s)
-						}
-					}
-					if topic == topics.Events {
-						sealed.add(w.t, r.Value)
-					}
+			err := kafka.ReadRange(t.Context(), cfg, topic, int32(p), kafka.Position{}, end, func(recs []kafka.Record) error {
+				for i := range recs {
+					fn(name, p, &recs[i])
 				}
 				return nil
 			})
-			if err != nil && !errors.Is(err, context.Canceled) {
-				w.t.Fatal(err)
+			if err != nil {
+				t.Fatal(err)
 			}
 		}
 	}
-	return records, sealed
 }
 
 // add keeps what a record holds sealed.

@@ -93,15 +93,9 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{log: &topic{}, dir: t.TempDir()}
-	ring, err := keyring.Open(t.TempDir(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ring.Close() })
-	if _, err := ring.Create("acme", "umbrella"); err != nil {
-		t.Fatal(err)
-	}
+	ring := testenv.Ring(t, "acme", "umbrella")
 	w.ring = ring
+	var err error
 	w.store = connections.NewStore(testenv.MigratedPostgres(t).Open(t, postgres.RoleApp), ring)
 	w.edge, err = ingest.New(w.log, ring, authn.NewStatic("token", admin), ingest.Options{
 		Topic: "events", EdgeID: "test", MaxAge: 10 * 365 * 24 * time.Hour,

@@ -1,18 +1,12 @@
 package usage
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
-
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/tallystick/tallystick/internal/testenv"
 	"github.com/tallystick/tallystick/internal/tokens"
@@ -20,39 +14,9 @@ import (
 
 // The denominators of the golden tests, from the pack's manifest.
 const (
-	manifestExchanges = 1964
-	manifestGolden    = 789
-	manifestExamples  = 41
+	manifestGolden   = 789
+	manifestExamples = 41
 )
-
-// lines reads a file of JSON lines of the pack.
-func lines(t testing.TB, file string) [][]byte {
-	t.Helper()
-	f, err := os.Open(testenv.Data(t, file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var r io.Reader = f
-	if strings.HasSuffix(file, ".zst") {
-		d, err := zstd.NewReader(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer d.Close()
-		r = d
-	}
-	var all [][]byte
-	s := bufio.NewScanner(r)
-	s.Buffer(nil, 64<<20)
-	for s.Scan() {
-		all = append(all, bytes.Clone(s.Bytes()))
-	}
-	if s.Err() != nil {
-		t.Fatal(s.Err())
-	}
-	return all
-}
 
 // recorded is an exchange of the pack as a proxy would see it.
 type recorded struct {
@@ -67,35 +31,12 @@ type recorded struct {
 func exchanges(t testing.TB) []recorded {
 	t.Helper()
 	var all []recorded
-	for n, line := range lines(t, "responses/provider_exchanges_pydantic_ai.jsonl.zst") {
-		var e struct {
-			Host, Method, Path, Encoding string
-			Status                       int
-			Headers                      map[string]string `json:"response_headers"`
-			Request, Response            json.RawMessage
-		}
-		if err := json.Unmarshal(line, &e); err != nil {
-			t.Fatal(err)
-		}
-		r := recorded{n: n, host: e.Host, path: e.Path, body: e.Response, request: e.Request}
+	for _, e := range testenv.Exchanges(t) {
+		r := recorded{n: e.N, host: e.Host, path: e.Path, body: e.Body, request: e.Request}
 		framing := map[string]Framing{"json": JSON, "sse": SSE, "base64_eventstream": EventStream, "text": Opaque}
 		f, ok := framing[e.Encoding]
 		if !ok {
-			t.Fatalf("exchange %d: encoding %q", n, e.Encoding)
-		}
-		if f != JSON {
-			var s string
-			if err := json.Unmarshal(e.Response, &s); err != nil {
-				t.Fatal(err)
-			}
-			r.body = []byte(s)
-			if f == EventStream {
-				b, err := base64.StdEncoding.DecodeString(s)
-				if err != nil {
-					t.Fatal(err)
-				}
-				r.body = b
-			}
+			t.Fatalf("exchange %d: encoding %q", e.N, e.Encoding)
 		}
 		call := Detect(e.Method, e.Host, e.Path)
 		r.x = Exchange{
@@ -108,9 +49,6 @@ func exchanges(t testing.TB) []recorded {
 			r.x.Model = q.Model
 		}
 		all = append(all, r)
-	}
-	if len(all) != manifestExchanges {
-		t.Fatalf("%d exchanges, the manifest has %d", len(all), manifestExchanges)
 	}
 	return all
 }
@@ -145,7 +83,7 @@ func testExchanges(t *testing.T) (good, ambiguous int) {
 			metered++
 		}
 	}
-	t.Logf("exchanges=%d metered=%d ambiguous=%d %v", manifestExchanges, metered, ambiguous, tally)
+	t.Logf("exchanges=%d metered=%d ambiguous=%d %v", testenv.RecordedExchanges, metered, ambiguous, tally)
 	return good, ambiguous
 }
 
@@ -234,7 +172,7 @@ func statedUsage(e recorded) (want [2]int64, ok bool) {
 // TestCorpus reads every exchange, body and example of the pack. Its last line
 // is the report: exchanges read as expected, of all, and how many are ambiguous.
 func TestCorpus(t *testing.T) {
-	const all = manifestExchanges + manifestGolden + manifestExamples
+	const all = testenv.RecordedExchanges + manifestGolden + manifestExamples
 	good, ambiguous := 0, 0
 	for _, part := range []struct {
 		name string
@@ -265,7 +203,7 @@ var (
 
 // testExamples reads the documented responses of OpenAI's specification.
 func testExamples(t *testing.T) (good, ambiguous int) {
-	all := lines(t, "responses/openai_spec_examples.jsonl")
+	all := testenv.Lines(t, "responses/openai_spec_examples.jsonl")
 	if len(all) != manifestExamples {
 		t.Fatalf("%d examples, the manifest has %d", len(all), manifestExamples)
 	}
@@ -391,7 +329,7 @@ func (g *goldenBody) expected(name string) (map[string]int64, bool) {
 // testGolden compares every body of the golden file with its expected
 // extraction, figure by figure, in every dialect that the form serves.
 func testGolden(t *testing.T) (good, ambiguous int) {
-	all := lines(t, "responses/genai_prices_usage_golden.jsonl.zst")
+	all := testenv.Lines(t, "responses/genai_prices_usage_golden.jsonl.zst")
 	if len(all) != manifestGolden {
 		t.Fatalf("%d bodies, the manifest has %d", len(all), manifestGolden)
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/tallystick/tallystick/internal/agentauth"
 	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/authn"
-	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/testenv"
@@ -31,14 +30,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	ring, err := keyring.Open(t.TempDir(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ring.Close() })
-	if _, err := ring.Create("acme", "umbrella"); err != nil {
-		t.Fatal(err)
-	}
+	ring := testenv.Ring(t, "acme", "umbrella")
 	db := testenv.MigratedPostgres(t).Open(t, postgres.RoleApp)
 	r := agentauth.NewRegister(db, ring)
 	p, err := agentauth.LoadPeppers(t.Context(), agentauth.PepperText(agentauth.NewPepper()), r, nil)

@@ -32,14 +32,7 @@ type fixture struct {
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{pg: testenv.MigratedPostgres(t)}
-	ring, err := keyring.Open(t.TempDir(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ring.Close() })
-	if _, err := ring.Create("acme", "umbrella", audit.Installation); err != nil {
-		t.Fatal(err)
-	}
+	ring := testenv.Ring(t, "acme", "umbrella", audit.Installation)
 	f.ring, f.db = ring, f.pg.Open(t, postgres.RoleApp)
 	f.log = audit.NewLog(f.db, ring)
 	return f

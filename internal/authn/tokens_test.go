@@ -13,7 +13,6 @@ import (
 
 	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/authn"
-	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/testenv"
@@ -30,14 +29,7 @@ type store struct {
 
 func newStore(t *testing.T) *store {
 	t.Helper()
-	ring, err := keyring.Open(t.TempDir(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ring.Close() })
-	if _, err := ring.Create("acme", "umbrella", audit.Installation); err != nil {
-		t.Fatal(err)
-	}
+	ring := testenv.Ring(t, "acme", "umbrella", audit.Installation)
 	pg := testenv.MigratedPostgres(t)
 	db := pg.Open(t, postgres.RoleApp)
 	return &store{authn.NewTokens(db, ring), audit.NewLog(db, ring), pg}

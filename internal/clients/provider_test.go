@@ -47,7 +47,7 @@ func newReplay(t *testing.T, all []*exchange) (*replay, *httptest.Server) {
 	t.Helper()
 	r := &replay{exchanges: map[int]*exchange{}, attempts: map[string]int{}, left: map[string]bool{}}
 	for _, e := range all {
-		r.exchanges[e.n] = e
+		r.exchanges[e.N] = e
 	}
 	s := httptest.NewServer(r)
 	t.Cleanup(s.Close)
@@ -91,7 +91,7 @@ func (r *replay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.stream(w, req, call, e)
 		return
 	}
-	body := e.body
+	body := e.Body
 	if n%5 == 0 { // some servers compress whatever they were asked for
 		var b bytes.Buffer
 		z := gzip.NewWriter(&b)
@@ -111,7 +111,7 @@ func (r *replay) stream(w http.ResponseWriter, req *http.Request, call string, e
 	w.WriteHeader(e.Status)
 	control := http.NewResponseController(w)
 	sent := 0
-	for event := range bytes.SplitAfterSeq(e.body, []byte("\n\n")) {
+	for event := range bytes.SplitAfterSeq(e.Body, []byte("\n\n")) {
 		if cuts && sent == cut {
 			panic(http.ErrAbortHandler)
 		}

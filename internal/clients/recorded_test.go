@@ -1,28 +1,18 @@
 package clients
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
-
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/tallystick/tallystick/internal/testenv"
 )
 
 // exchange is one recorded call.
 type exchange struct {
-	n                            int
-	Host, Method, Path, Encoding string
-	Status                       int
-	Stream                       bool
-	Headers                      map[string]string `json:"response_headers"`
-	Request, Response            json.RawMessage
-	body                         []byte // of the response, as it went over the wire
-	method                       string // the SDK's, "" is none
+	testenv.Exchange
+	method string // the SDK's, "" is none
 }
 
 // methods are the SDKs' methods by path.
@@ -46,24 +36,9 @@ func (e *exchange) provider() string {
 // recorded reads the exchanges that the SDKs can make.
 func recorded(t *testing.T) []*exchange {
 	t.Helper()
-	f, err := os.Open(testenv.Data(t, "responses/provider_exchanges_pydantic_ai.jsonl.zst"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	d, err := zstd.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	s := bufio.NewScanner(d)
-	s.Buffer(nil, 64<<20)
 	var all []*exchange
-	for n := 0; s.Scan(); n++ {
-		e := &exchange{n: n}
-		if err := json.Unmarshal(s.Bytes(), e); err != nil {
-			t.Fatal(err)
-		}
+	for _, r := range testenv.Exchanges(t) {
+		e := &exchange{Exchange: r}
 		var request struct {
 			Truncated bool `json:"_truncated"`
 		}
@@ -73,18 +48,7 @@ func recorded(t *testing.T) []*exchange {
 		if json.Unmarshal(e.Request, &request) != nil || request.Truncated {
 			continue // its request was not recorded as a whole
 		}
-		e.body = e.Response
-		if e.Encoding != "json" {
-			var text string
-			if err := json.Unmarshal(e.Response, &text); err != nil {
-				t.Fatal(err)
-			}
-			e.body = []byte(text)
-		}
 		all = append(all, e)
-	}
-	if s.Err() != nil {
-		t.Fatal(s.Err())
 	}
 	if len(all) < 700 {
 		t.Fatalf("only %d exchanges", len(all))
@@ -149,13 +113,13 @@ func (e *exchange) stated() (u used, ok bool) {
 		}
 	}
 	if e.Stream {
-		for line := range strings.Lines(string(e.body)) {
+		for line := range strings.Lines(string(e.Body)) {
 			if data, found := strings.CutPrefix(line, "data:"); found {
 				read(data)
 			}
 		}
 	} else {
-		read(string(e.body))
+		read(string(e.Body))
 	}
 	value := func(p *int64) int64 {
 		if p == nil {
@@ -172,4 +136,4 @@ func (e *exchange) stated() (u used, ok bool) {
 	return used{}, false
 }
 
-func (e *exchange) String() string { return fmt.Sprintf("exchange %d %s%s", e.n, e.Host, e.Path) }
+func (e *exchange) String() string { return fmt.Sprintf("exchange %d %s%s", e.N, e.Host, e.Path) }

@@ -100,9 +100,9 @@ func (s *stack) prepare(t *testing.T, upstream string) {
 func (c *sdk) jobs(t *testing.T, s *stack, all []*exchange) (list, then []*job) {
 	t.Helper()
 	add := func(kind string, e *exchange, w want, change func(j *job)) {
-		id := fmt.Sprintf("%s-%s-%d", c.name, kind, e.n)
+		id := fmt.Sprintf("%s-%s-%d", c.name, kind, e.N)
 		j := &job{ID: id, Method: e.method, Request: e.Request, Stream: e.Stream, e: e, want: w, Headers: map[string]string{
-			replayHeader: fmt.Sprint(e.n), callHeader: id, "X-Tallystick-Team": "sdk", "X-Tallystick-Feature": id,
+			replayHeader: fmt.Sprint(e.N), callHeader: id, "X-Tallystick-Team": "sdk", "X-Tallystick-Feature": id,
 		}}
 		if change != nil {
 			change(j)
@@ -121,7 +121,7 @@ func (c *sdk) jobs(t *testing.T, s *stack, all []*exchange) (list, then []*job) 
 		add("replay", e, w, nil)
 		switch _, stated := e.stated(); {
 		case e.Status != 200 || !stated || e.method == "embeddings":
-		case e.Stream && bytes.Count(e.body, []byte("\n\n")) > 12 && answers(e):
+		case e.Stream && bytes.Count(e.Body, []byte("\n\n")) > 12 && answers(e):
 			streamed = append(streamed, e)
 		case !e.Stream:
 			plain = append(plain, e)
@@ -152,7 +152,7 @@ func (c *sdk) jobs(t *testing.T, s *stack, all []*exchange) (list, then []*job) 
 
 // answers reports that a stream begins to answer within its first events.
 func answers(e *exchange) bool {
-	early := bytes.Join(bytes.SplitN(e.body, []byte("\n\n"), 7)[:6], nil)
+	early := bytes.Join(bytes.SplitN(e.Body, []byte("\n\n"), 7)[:6], nil)
 	return bytes.Contains(early, []byte(`"content":"`)) && !bytes.Contains(early, []byte(`"content":""},"finish`)) || bytes.Contains(early, []byte("_delta")) || bytes.Contains(early, []byte(".delta"))
 }
 

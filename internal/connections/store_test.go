@@ -12,7 +12,6 @@ import (
 	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/connections"
-	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/testenv"
@@ -33,14 +32,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	ring, err := keyring.Open(t.TempDir(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ring.Close() })
-	if _, err := ring.Create("acme", "umbrella"); err != nil {
-		t.Fatal(err)
-	}
+	ring := testenv.Ring(t, "acme", "umbrella")
 	db := testenv.MigratedPostgres(t).Open(t, postgres.RoleApp)
 	w := &world{Store: connections.NewStore(db, ring), log: audit.NewLog(db, ring), now: time.Now()}
 	w.SetClock(func() time.Time { return w.now })

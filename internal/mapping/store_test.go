@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/tallystick/tallystick/internal/authn"
-	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/mapping"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
@@ -19,14 +18,7 @@ var owner = authn.Principal{Subject: "tok_owner", Tenants: []tenant.ID{"acme"}, 
 
 func newStore(t *testing.T) *mapping.Store {
 	t.Helper()
-	ring, err := keyring.Open(t.TempDir(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ring.Close() })
-	if _, err := ring.Create("acme", "umbrella"); err != nil {
-		t.Fatal(err)
-	}
+	ring := testenv.Ring(t, "acme", "umbrella")
 	return mapping.NewStore(testenv.MigratedPostgres(t).Open(t, postgres.RoleApp), ring)
 }
 

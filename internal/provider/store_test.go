@@ -45,14 +45,7 @@ func (w *world) Allowed(ev audit.Event) { w.used = append(w.used, ev) }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	ring, err := keyring.Open(t.TempDir(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ring.Close() })
-	if _, err := ring.Create("acme", "umbrella"); err != nil {
-		t.Fatal(err)
-	}
+	ring := testenv.Ring(t, "acme", "umbrella")
 	w := &world{db: testenv.MigratedPostgres(t).Open(t, postgres.RoleApp), ring: ring}
 	w.secrets, w.log = secrets.NewStore(w.db, ring), audit.NewLog(w.db, ring)
 	w.Store = provider.NewStore(w.db, ring, w.secrets, provider.Options{Changed: func(id tenant.ID) { w.changed = append(w.changed, id) }})

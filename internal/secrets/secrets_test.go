@@ -37,14 +37,7 @@ func (w *world) Allowed(ev audit.Event) { w.used = append(w.used, ev) }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	ring, err := keyring.Open(t.TempDir(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ring.Close() })
-	if _, err := ring.Create("acme", "umbrella"); err != nil {
-		t.Fatal(err)
-	}
+	ring := testenv.Ring(t, "acme", "umbrella")
 	w := &world{pg: testenv.MigratedPostgres(t), now: time.Now()}
 	w.db = w.pg.Open(t, postgres.RoleApp)
 	w.Store, w.log = secrets.NewStore(w.db, ring), audit.NewLog(w.db, ring)

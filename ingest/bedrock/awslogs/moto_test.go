@@ -33,7 +33,6 @@ import (
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/connections"
-	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/testenv"
@@ -224,14 +223,7 @@ func (s *sink) counts() (ids, times int) {
 // by exactly the calls that may be made.
 func TestBucket(t *testing.T) {
 	c := newCloud(t)
-	ring, err := keyring.Open(t.TempDir(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ring.Close()
-	if _, err := ring.Create("acme"); err != nil {
-		t.Fatal(err)
-	}
+	ring := testenv.Ring(t, "acme")
 	store := connections.NewStore(testenv.MigratedPostgres(t).Open(t, postgres.RoleApp), ring)
 	by := authn.Principal{Subject: "admin", Tenants: []tenant.ID{"acme"}, Scopes: authn.AllScopes}
 	conn, err := store.Create(t.Context(), by, connections.New{Tenant: "acme", Name: "logs", Place: connections.Place{
