@@ -121,7 +121,7 @@ func (e *Edge) askConfidential(ctx context.Context) {
 	e.conf.mu.Lock()
 	err := e.conf.ask(limited)
 	e.conf.mu.Unlock()
-	if err != nil && ctx.Err() == nil && e.quiet.allow(e.opts.Now()) {
-		e.logger.WarnContext(ctx, "ingest: cannot ask for confidential tags", "err", err)
+	if err != nil && ctx.Err() == nil {
+		e.quiet.Do(func() { e.logger.WarnContext(ctx, "ingest: cannot ask for confidential tags", "err", err) })
 	}
 }

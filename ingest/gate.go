@@ -3,7 +3,6 @@ package ingest
 import (
 	"context"
 	"sync"
-	"time"
 )
 
 // gate bounds what is worked on at once. A request is never made to wait in
@@ -62,21 +61,3 @@ func (g *gate) wait(ctx context.Context) error {
 func (g *gate) leave() { <-g.places }
 
 func (g *gate) inFlight() int { return len(g.places) }
-
-// rateLimit lets one message through per interval.
-type rateLimit struct {
-	interval time.Duration
-
-	mu   sync.Mutex // protects next
-	next time.Time
-}
-
-func (r *rateLimit) allow(now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now.Before(r.next) {
-		return false
-	}
-	r.next = now.Add(r.interval)
-	return true
-}

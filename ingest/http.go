@@ -126,9 +126,9 @@ func (e *Edge) work(ctx context.Context, c caller, src source) (caller, *results
 }
 
 func (e *Edge) logUnavailable(ctx context.Context, o outcome) {
-	if e.quiet.allow(e.opts.Now()) {
+	e.quiet.Do(func() {
 		e.logger.WarnContext(ctx, "ingest: events could not be made durable", "events", len(o.refusals), "err", o.unavailable)
-	}
+	})
 }
 
 // identify authenticates the caller and reads the headers that concern events.
@@ -155,9 +155,7 @@ func (e *Edge) callerProblem(ctx context.Context, err error) (p *problem) {
 	case errors.Is(err, errHeader):
 		p = newProblem(http.StatusBadRequest, reasonHeader, err.Error())
 	default:
-		if e.quiet.allow(e.opts.Now()) {
-			e.logger.WarnContext(ctx, "ingest: cannot authenticate", "err", err)
-		}
+		e.quiet.Do(func() { e.logger.WarnContext(ctx, "ingest: cannot authenticate", "err", err) })
 		p = newProblem(http.StatusServiceUnavailable, reasonUnavailable, "the credential cannot be verified now")
 		p.retryAfter = retryLater
 	}

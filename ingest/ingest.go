@@ -21,6 +21,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/kafka"
 	"github.com/tallystick/tallystick/internal/keyring"
@@ -79,7 +81,7 @@ type Edge struct {
 	persons persons
 	counts  *counters
 	gate    *gate
-	quiet   rateLimit // for the log messages about unavailability
+	quiet   rate.Sometimes // for the log messages about unavailability
 
 	accepted    atomic.Int64
 	refused     atomic.Int64
@@ -101,7 +103,7 @@ func New(log Log, keys Keys, auth Authenticator, opts Options) (*Edge, error) {
 		gate:    newGate(opts.MaxInFlight, opts.MaxInFlightBytes),
 		conf:    confidential{src: opts.Confidential, now: opts.Now},
 		rules:   mappings{src: opts.Mapping, now: opts.Now},
-		quiet:   rateLimit{interval: time.Second},
+		quiet:   rate.Sometimes{Interval: time.Second},
 	}
 	e.counts = newCounters(opts)
 	e.frames.New = func() any { return newFrame(e) }
@@ -159,8 +161,8 @@ func (e *Edge) FlushCounters(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, e.opts.Deadline)
 	defer cancel()
 	err := e.counts.flush(ctx, e.log, e.opts.Now())
-	if err != nil && e.quiet.allow(e.opts.Now()) {
-		e.logger.WarnContext(ctx, "ingest: producer counters are not durable yet", "err", err)
+	if err != nil {
+		e.quiet.Do(func() { e.logger.WarnContext(ctx, "ingest: producer counters are not durable yet", "err", err) })
 	}
 	return err == nil
 }

@@ -102,8 +102,8 @@ func (e *Edge) askMapping(ctx context.Context) {
 	switch {
 	case err == nil:
 		e.rules.version.Store(version)
-	case ctx.Err() == nil && e.quiet.allow(e.opts.Now()):
-		e.logger.WarnContext(ctx, "ingest: cannot ask for mapping rules", "err", err)
+	case ctx.Err() == nil:
+		e.quiet.Do(func() { e.logger.WarnContext(ctx, "ingest: cannot ask for mapping rules", "err", err) })
 	}
 }
 

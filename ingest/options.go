@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -83,31 +84,24 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	def(&o.Partitions, DefaultPartitions)
-	def(&o.Deadline, DefaultDeadline)
-	def(&o.BodyTimeout, DefaultBodyTimeout)
-	def(&o.MaxFuture, DefaultMaxFuture)
-	def(&o.MaxAge, DefaultMaxAge)
-	def(&o.MaxInFlight, DefaultMaxInFlight)
-	def(&o.MaxInFlightBytes, DefaultMaxInFlightBytes)
-	def(&o.CountersInterval, DefaultCountersInterval)
-	def(&o.MaxCachedTenants, DefaultMaxCachedTenants)
-	def(&o.MaxProducers, DefaultMaxProducers)
+	o.Partitions = cmp.Or(o.Partitions, DefaultPartitions)
+	o.Deadline = cmp.Or(o.Deadline, DefaultDeadline)
+	o.BodyTimeout = cmp.Or(o.BodyTimeout, DefaultBodyTimeout)
+	o.MaxFuture = cmp.Or(o.MaxFuture, DefaultMaxFuture)
+	o.MaxAge = cmp.Or(o.MaxAge, DefaultMaxAge)
+	o.MaxInFlight = cmp.Or(o.MaxInFlight, DefaultMaxInFlight)
+	o.MaxInFlightBytes = cmp.Or(o.MaxInFlightBytes, DefaultMaxInFlightBytes)
+	o.CountersInterval = cmp.Or(o.CountersInterval, DefaultCountersInterval)
+	o.MaxCachedTenants = cmp.Or(o.MaxCachedTenants, DefaultMaxCachedTenants)
+	o.MaxProducers = cmp.Or(o.MaxProducers, DefaultMaxProducers)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	def(&o.EdgeEpoch, o.Now().UnixMicro())
+	o.EdgeEpoch = cmp.Or(o.EdgeEpoch, o.Now().UnixMicro())
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return o
-}
-
-func def[T comparable](v *T, value T) {
-	var zero T
-	if *v == zero {
-		*v = value
-	}
 }
 
 // Validate reports every wrong field at once, each by its name.

@@ -25,6 +25,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/tallystick/tallystick/internal/agentauth"
 	"github.com/tallystick/tallystick/internal/kafka"
 	"github.com/tallystick/tallystick/internal/tenant"
@@ -98,7 +100,7 @@ type Gateway struct {
 	stats     stats
 	frames    sync.Pool // of *frame
 	values    sync.Pool // of *[]byte: the values of records
-	complaint rateLimit
+	complaint rate.Sometimes
 }
 
 // stats are totals since the gateway was made.
@@ -134,7 +136,7 @@ func New(log Log, verifier Verifier, register Register, opts Options) (*Gateway,
 		opts: opts, log: opts.Logger, register: register, verifier: verifier,
 		batches: newBatcher(log, opts), limits: newLimits(opts), stopping: make(chan struct{}),
 		agents: map[agentauth.Key]*producer{}, nonces: map[tenant.ID]time.Time{},
-		complaint: rateLimit{interval: time.Second},
+		complaint: rate.Sometimes{Interval: time.Second},
 	}
 	g.asks = newLookups(register.Standings)
 	g.frames.New = func() any { return new(frame) }
@@ -194,24 +196,7 @@ func (g *Gateway) stop() { g.stopOnce.Do(func() { close(g.stopping) }) }
 
 // complain logs that something has failed and is tried again, once a second.
 func (g *Gateway) complain(ctx context.Context, what string, err error) {
-	if ctx.Err() == nil && g.complaint.allow(g.opts.Now()) {
-		g.log.WarnContext(ctx, what, "err", err)
+	if ctx.Err() == nil {
+		g.complaint.Do(func() { g.log.WarnContext(ctx, what, "err", err) })
 	}
-}
-
-// rateLimit lets one message pass in an interval.
-type rateLimit struct {
-	interval time.Duration
-	mu       sync.Mutex // protects next
-	next     time.Time
-}
-
-func (r *rateLimit) allow(now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now.Before(r.next) {
-		return false
-	}
-	r.next = now.Add(r.interval)
-	return true
 }

@@ -6,47 +6,15 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/tallystick/tallystick/internal/tenant"
 )
 
-// bucket is a token bucket: tokens come back at a rate up to a burst.
-type bucket struct {
-	rate, burst float64 // tokens per second, and at most
-
-	mu     sync.Mutex // protects what follows
-	tokens float64
-	at     time.Time // when tokens was right
-}
-
-// newBucket makes a full one. A burst is never less than one frame, or a frame
-// could never pass.
-func newBucket(perSecond int) *bucket {
-	burst := max(float64(perSecond)*burstSeconds, MaxSamples)
-	return &bucket{rate: float64(perSecond), burst: burst, tokens: burst}
-}
-
-// take takes n tokens, or none and says when they will be there.
-func (b *bucket) take(n int, now time.Time) (wait time.Duration, ok bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.at.IsZero() && now.After(b.at) {
-		b.tokens = min(b.burst, b.tokens+now.Sub(b.at).Seconds()*b.rate)
-	}
-	if b.at.IsZero() || now.After(b.at) {
-		b.at = now
-	}
-	if missing := float64(n) - b.tokens; missing > 0 {
-		return time.Duration(missing / b.rate * float64(time.Second)), false
-	}
-	b.tokens -= float64(n)
-	return 0, true
-}
-
-// give puts back tokens that were taken and not used.
-func (b *bucket) give(n int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.tokens = min(b.burst, b.tokens+float64(n))
+// newBucket makes a full token bucket. A burst is never less than one frame, or a
+// frame could never pass.
+func newBucket(perSecond int) *rate.Limiter {
+	return rate.NewLimiter(rate.Limit(perSecond), max(perSecond*burstSeconds, MaxSamples))
 }
 
 // limits are the buckets of tenants. Those of agents are in their producers.
@@ -54,15 +22,15 @@ type limits struct {
 	rate int
 
 	mu      sync.Mutex // protects tenants
-	tenants map[tenant.ID]*bucket
+	tenants map[tenant.ID]*rate.Limiter
 }
 
 func newLimits(o Options) *limits {
-	return &limits{rate: o.TenantRate, tenants: map[tenant.ID]*bucket{}}
+	return &limits{rate: o.TenantRate, tenants: map[tenant.ID]*rate.Limiter{}}
 }
 
 // of is a tenant's bucket. Only tenants of agents that were let in have one.
-func (l *limits) of(id tenant.ID) *bucket {
+func (l *limits) of(id tenant.ID) *rate.Limiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.tenants[id]
@@ -80,17 +48,21 @@ const (
 )
 
 // allow takes n samples out of the agent's and the tenant's bucket, or out of
-// none.
-func (g *Gateway) allow(p *producer, n int) (wait time.Duration, reason string, ok bool) {
+// none and says when they will be there.
+func (g *Gateway) allow(p *producer, n int) (delay time.Duration, reason string, ok bool) {
 	now := g.opts.Now()
-	if wait, ok := p.bucket.take(n, now); !ok {
-		return wait, reasonStreamRate, false
+	own, shared := p.bucket.ReserveN(now, n), p.tenantBucket.ReserveN(now, n)
+	switch wait := own.DelayFrom(now); {
+	case wait > 0:
+		delay, reason = wait, reasonStreamRate
+	case shared.DelayFrom(now) > 0:
+		delay, reason = shared.DelayFrom(now), reasonTenantRate
+	default:
+		return 0, "", true
 	}
-	if wait, ok := p.tenantBucket.take(n, now); !ok {
-		p.bucket.give(n)
-		return wait, reasonTenantRate, false
-	}
-	return 0, "", true
+	shared.CancelAt(now)
+	own.CancelAt(now)
+	return delay, reason, false
 }
 
 // bounded is a listener that closes at once what is over a limit.

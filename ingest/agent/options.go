@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -122,25 +123,25 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	def(&o.Partitions, DefaultPartitions)
-	def(&o.TenantRate, DefaultTenantRate)
-	def(&o.StreamRate, DefaultStreamRate)
-	def(&o.PerAddress, DefaultPerAddress)
-	def(&o.MaxConnections, DefaultMaxConnections)
-	def(&o.Window, DefaultWindow)
-	def(&o.Producers, DefaultProducers)
-	def(&o.MaxInFlightBytes, DefaultMaxInFlightBytes)
-	def(&o.Deadline, DefaultDeadline)
-	def(&o.HelloTimeout, DefaultHelloTimeout)
-	def(&o.Heartbeat, DefaultHeartbeat)
-	def(&o.RevocationInterval, DefaultRevocation)
-	def(&o.ReportInterval, DefaultReport)
-	def(&o.MaxFuture, DefaultMaxFuture)
-	def(&o.MaxAge, DefaultMaxAge)
+	o.Partitions = cmp.Or(o.Partitions, DefaultPartitions)
+	o.TenantRate = cmp.Or(o.TenantRate, DefaultTenantRate)
+	o.StreamRate = cmp.Or(o.StreamRate, DefaultStreamRate)
+	o.PerAddress = cmp.Or(o.PerAddress, DefaultPerAddress)
+	o.MaxConnections = cmp.Or(o.MaxConnections, DefaultMaxConnections)
+	o.Window = cmp.Or(o.Window, DefaultWindow)
+	o.Producers = cmp.Or(o.Producers, DefaultProducers)
+	o.MaxInFlightBytes = cmp.Or(o.MaxInFlightBytes, DefaultMaxInFlightBytes)
+	o.Deadline = cmp.Or(o.Deadline, DefaultDeadline)
+	o.HelloTimeout = cmp.Or(o.HelloTimeout, DefaultHelloTimeout)
+	o.Heartbeat = cmp.Or(o.Heartbeat, DefaultHeartbeat)
+	o.RevocationInterval = cmp.Or(o.RevocationInterval, DefaultRevocation)
+	o.ReportInterval = cmp.Or(o.ReportInterval, DefaultReport)
+	o.MaxFuture = cmp.Or(o.MaxFuture, DefaultMaxFuture)
+	o.MaxAge = cmp.Or(o.MaxAge, DefaultMaxAge)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	def(&o.Epoch, o.Now().UnixMicro())
+	o.Epoch = cmp.Or(o.Epoch, o.Now().UnixMicro())
 	if o.Served == nil {
 		o.Served = func(tenant.ID) bool { return true }
 	}
@@ -157,13 +158,6 @@ func (o Options) withDefaults() Options {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return o
-}
-
-func def[T comparable](v *T, value T) {
-	var zero T
-	if *v == zero {
-		*v = value
-	}
 }
 
 // Validate reports every wrong field at once, each by its name.

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/tallystick/tallystick/internal/agentauth"
 	"github.com/tallystick/tallystick/internal/tenant"
 )
@@ -15,8 +17,8 @@ import (
 // for a while after.
 type producer struct {
 	key          agentauth.Key
-	bucket       *bucket
-	tenantBucket *bucket
+	bucket       *rate.Limiter
+	tenantBucket *rate.Limiter
 
 	mu      sync.Mutex // protects what follows
 	session *session   // its stream; nil when there is none

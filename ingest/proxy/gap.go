@@ -35,17 +35,12 @@ func (p *Proxy) submit(ctx context.Context, who authn.Principal, events []event.
 		r := &out.Refusals[0]
 		err = fmt.Errorf("%w: %s %s", errRefused, r.Field, r.Rule)
 	}
-	if err != nil && p.mayLog() {
-		p.opts.Logger.ErrorContext(ctx, "proxy: usage is not kept yet", "events", len(events), "err", err)
+	if err != nil {
+		p.quiet.Do(func() {
+			p.opts.Logger.ErrorContext(ctx, "proxy: usage is not kept yet", "events", len(events), "err", err)
+		})
 	}
 	return err
-}
-
-// mayLog lets one message a second through.
-func (p *Proxy) mayLog() bool {
-	now := p.opts.Now().Unix()
-	last := p.quiet.Load()
-	return now != last && p.quiet.CompareAndSwap(last, now)
 }
 
 // waiting is an event that the sink did not take.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -52,18 +53,18 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	def(&o.MaxBodyBytes, DefaultMaxBodyBytes)
-	def(&o.MaxBodiesBytes, DefaultMaxBodiesBytes)
-	def(&o.MaxCalls, DefaultMaxCalls)
-	def(&o.MaxHeaderBytes, DefaultMaxHeaderBytes)
-	def(&o.BodyTimeout, DefaultBodyTimeout)
-	def(&o.AnswerTimeout, DefaultAnswerTimeout)
-	def(&o.SilenceTimeout, DefaultSilenceTimeout)
-	def(&o.IdleConnsPerHost, DefaultIdleConnsPerHost)
+	o.MaxBodyBytes = cmp.Or(o.MaxBodyBytes, DefaultMaxBodyBytes)
+	o.MaxBodiesBytes = cmp.Or(o.MaxBodiesBytes, DefaultMaxBodiesBytes)
+	o.MaxCalls = cmp.Or(o.MaxCalls, DefaultMaxCalls)
+	o.MaxHeaderBytes = cmp.Or(o.MaxHeaderBytes, DefaultMaxHeaderBytes)
+	o.BodyTimeout = cmp.Or(o.BodyTimeout, DefaultBodyTimeout)
+	o.AnswerTimeout = cmp.Or(o.AnswerTimeout, DefaultAnswerTimeout)
+	o.SilenceTimeout = cmp.Or(o.SilenceTimeout, DefaultSilenceTimeout)
+	o.IdleConnsPerHost = cmp.Or(o.IdleConnsPerHost, DefaultIdleConnsPerHost)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	def(&o.ProducerEpoch, o.Now().UnixMicro())
+	o.ProducerEpoch = cmp.Or(o.ProducerEpoch, o.Now().UnixMicro())
 	if o.Providers == nil {
 		o.Providers = BuiltinProviders()
 	}
@@ -71,13 +72,6 @@ func (o Options) withDefaults() Options {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return o
-}
-
-func def[T comparable](v *T, value T) {
-	var zero T
-	if *v == zero {
-		*v = value
-	}
 }
 
 // Validate reports every wrong field at once, each by its name.

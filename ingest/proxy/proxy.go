@@ -34,6 +34,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/tallystick/tallystick/ingest/usage"
 	"github.com/tallystick/tallystick/internal/authn"
 )
@@ -72,7 +74,7 @@ type Proxy struct {
 	calls  atomic.Int64 // in hand
 	bytes  atomic.Int64 // of request bodies in hand
 	gaps   gaps
-	quiet  atomic.Int64 // unix seconds of the last message about a sink that fails
+	quiet  rate.Sometimes // for the log messages about a sink that fails
 
 	done, refused, truncated atomic.Int64
 
@@ -102,7 +104,7 @@ func New(parts Parts, opts Options) (*Proxy, error) {
 	if parts.Upstream == nil {
 		parts.Upstream = NewUpstream(opts, nil)
 	}
-	p := &Proxy{parts: parts, opts: opts, routes: newRoutes(opts.Providers)}
+	p := &Proxy{parts: parts, opts: opts, routes: newRoutes(opts.Providers), quiet: rate.Sometimes{Interval: time.Second}}
 	p.asks.New = func() any { return usage.NewRequestReader() }
 	p.exchanges.New = func() any { return newExchange(p) }
 	p.buffers[small].New = func() any { b := make([]byte, smallBuffer); return &b }

@@ -31,8 +31,10 @@ func unknown(text string, cause error) *refusal {
 
 // refuse answers the client and keeps the event, first.
 func (x *exchange) refuse(no *refusal) (aborted bool) {
-	if no.cause != nil && x.p.mayLog() {
-		x.p.opts.Logger.WarnContext(x.r.Context(), "proxy: a call was refused", "kind", no.kind, "err", no.cause)
+	if no.cause != nil {
+		x.p.quiet.Do(func() {
+			x.p.opts.Logger.WarnContext(x.r.Context(), "proxy: a call was refused", "kind", no.kind, "err", no.cause)
+		})
 	}
 	if x.id != "" && x.metered {
 		x.p.refused.Add(1)
