@@ -95,26 +95,47 @@ func reviseGroup(rows []Row, to *Row, rev Revision, changes *Changes) ([]Row, er
 		return rows, nil
 	}
 	changes.Changed++
-	out := []Row{rev.begin(to)}
+	closed, err := endRows(rows, rev, (*Row).times)
+	return append(closed, rev.begin(to)), err
+}
+
+// times point at when a row holds and when that was known. what names the row in errors.
+type times struct {
+	validFrom, validTo, knownFrom, knownTo *time.Time
+	what                                   string
+}
+
+func (r *Row) times() times {
+	return times{&r.ValidFrom, &r.ValidTo, &r.KnownFrom, &r.KnownTo, fmt.Sprintf("%q/%q", r.Provider, r.Model)}
+}
+
+func (r *GPURow) times() times {
+	return times{&r.ValidFrom, &r.ValidTo, &r.KnownFrom, &r.KnownTo, fmt.Sprintf("%q/%q", r.Provider, r.Instance)}
+}
+
+// endRows ends what the rows of one key say of the time from the revision on.
+func endRows[R any](rows []R, rev Revision, of func(*R) times) (out []R, err error) {
 	for _, r := range rows {
-		touched := r.KnownTo.IsZero() && (r.ValidTo.IsZero() || r.ValidTo.After(rev.ValidFrom))
-		if !touched {
-			if !r.KnownTo.IsZero() && r.KnownTo.After(rev.KnownFrom) {
-				return nil, fmt.Errorf("%w: %q/%q: the book knows of a later revision", ErrRow, r.Provider, r.Model)
-			}
+		t := of(&r)
+		known := t.knownTo.IsZero()
+		if !known && t.knownTo.After(rev.KnownFrom) {
+			return nil, fmt.Errorf("%w: %s: the book knows of a later revision", ErrRow, t.what)
+		}
+		if !known || !t.validTo.IsZero() && !t.validTo.After(rev.ValidFrom) {
 			out = append(out, r)
 			continue
 		}
-		if !r.KnownFrom.Before(rev.KnownFrom) {
-			return nil, fmt.Errorf("%w: %q/%q: known from %s, revised as of %s", ErrRow, r.Provider, r.Model,
-				r.KnownFrom.Format(time.DateOnly), rev.KnownFrom.Format(time.DateOnly))
+		if !t.knownFrom.Before(rev.KnownFrom) {
+			return nil, fmt.Errorf("%w: %s: known from %s, revised as of %s", ErrRow, t.what,
+				t.knownFrom.Format(time.DateOnly), rev.KnownFrom.Format(time.DateOnly))
 		}
-		if r.ValidFrom.Before(rev.ValidFrom) { // what we still believe of the time before
+		if t.validFrom.Before(rev.ValidFrom) { // what we still believe of the time before
 			past := r
-			past.ValidTo, past.KnownFrom = rev.ValidFrom, rev.KnownFrom
+			p := of(&past)
+			*p.validTo, *p.knownFrom = rev.ValidFrom, rev.KnownFrom
 			out = append(out, past)
 		}
-		r.KnownTo = rev.KnownFrom
+		*t.knownTo = rev.KnownFrom
 		out = append(out, r)
 	}
 	return out, nil
@@ -185,7 +206,7 @@ func reviseGPUs(old, list []GPURow, rev Revision, changes *Changes) ([]GPURow, e
 			out = append(out, group...)
 		default:
 			changes.Changed++
-			closed, err := closeGPUs(group, rev)
+			closed, err := endRows(group, rev, (*GPURow).times)
 			if err != nil {
 				return nil, err
 			}
@@ -201,26 +222,4 @@ func compareGPUKeys(a, b *GPURow) int {
 		strings.Compare(a.Provider, b.Provider), strings.Compare(a.Instance, b.Instance),
 		strings.Compare(a.Region, b.Region), cmp.Compare(a.Purchase, b.Purchase),
 	)
-}
-
-// closeGPUs ends what the rows of one key say of the time from the revision on.
-func closeGPUs(rows []GPURow, rev Revision) (out []GPURow, err error) {
-	for _, r := range rows {
-		if !r.KnownTo.IsZero() || !r.ValidTo.IsZero() && !r.ValidTo.After(rev.ValidFrom) {
-			out = append(out, r)
-			continue
-		}
-		if !r.KnownFrom.Before(rev.KnownFrom) {
-			return nil, fmt.Errorf("%w: %q/%q: known from %s, revised as of %s", ErrRow, r.Provider, r.Instance,
-				r.KnownFrom.Format(time.DateOnly), rev.KnownFrom.Format(time.DateOnly))
-		}
-		if r.ValidFrom.Before(rev.ValidFrom) { // what we still believe of the time before
-			past := r
-			past.ValidTo, past.KnownFrom = rev.ValidFrom, rev.KnownFrom
-			out = append(out, past)
-		}
-		r.KnownTo = rev.KnownFrom
-		out = append(out, r)
-	}
-	return out, nil
 }
