@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/agentauth"
 	"github.com/tallystick/tallystick/internal/gpuagent"
 	"github.com/tallystick/tallystick/internal/spool"
@@ -126,6 +127,7 @@ func newAgentCommand() *cobra.Command {
 
 // validate reports what is wrong with the flags.
 func (f *agentFlags) validate() error {
+	_, known := event.Purchase(f.place.PurchaseOption)
 	switch {
 	case f.gateway == "" && len(f.replay) == 0:
 		return usageError("--gateway is needed, such as gateway.example:50051")
@@ -133,6 +135,8 @@ func (f *agentFlags) validate() error {
 		return usageError("--transport %s: there are auto, stream and unary", f.transport)
 	case f.interval < minAgentInterval || f.interval > maxAgentInterval:
 		return usageError("--interval must be between %s and %s", minAgentInterval, maxAgentInterval)
+	case !known:
+		return usageError("--purchase-option %s: there are on_demand, spot and reserved", f.place.PurchaseOption)
 	case f.speed < 0 || f.speed > 1e6:
 		return usageError("--speed must be between 0 and 1,000,000")
 	case (f.certFile == "") != (f.certKeyFile == ""):

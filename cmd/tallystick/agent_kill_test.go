@@ -288,6 +288,7 @@ func TestAgentWrongUse(t *testing.T) {
 		"plaintext to elsewhere":  {args: agent("--gateway", "192.0.2.1:50051", "--plaintext"), code: exitUsage, says: "on this machine"},
 		"plaintext to a name":     {args: agent("--gateway", "localhost:50051", "--plaintext"), code: exitUsage, says: "on this machine"},
 		"no GPUs":                 {args: agent("--gateway", "127.0.0.1:1", "--plaintext", "--collect", "rocm-smi", "--rocm-smi", "/none/rocm-smi"), code: exitUsage, says: "not on this host"},
+		"unknown purchase":        {args: agent("--gateway", "127.0.0.1:1", "--plaintext", "--purchase-option", "preemptible"), code: exitUsage, says: "on_demand, spot and reserved"},
 		"unknown collector":       {args: agent("--gateway", "127.0.0.1:1", "--plaintext", "--collect", "oracle"), code: exitUsage, says: "nvidia-smi"},
 		"too often":               {args: agent("--gateway", "127.0.0.1:1", "--interval", "1ms"), code: exitUsage, says: "--interval"},
 		"bad rules":               {args: agent("--gateway", "127.0.0.1:1", "--plaintext", "--rules", rules), code: exitUsage, says: "rules[0]"},

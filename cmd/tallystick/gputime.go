@@ -16,7 +16,7 @@ import (
 func (a *app) startGPUTime() error {
 	edge, err := ingest.New(a.edgeSink(), edgeKeys{a}, a.access.auth, ingest.Options{
 		Topic: a.kafkaCfg.Topics().Events, Partitions: a.topic.Partitions, EdgeID: a.edgeID() + "-" + gputime.ProducerID, Logger: a.log,
-		Confidential: api.NewPostgresSubjects(a.appDB, a.ring),
+		Confidential: api.NewPostgresSubjects(a.appDB, a.ring), Mapping: a.mappingRules(),
 	})
 	if err != nil {
 		return err

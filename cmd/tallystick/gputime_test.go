@@ -159,6 +159,12 @@ func usd(n int64, pico *big.Int) string {
 // that came late corrects what stood there.
 func TestGPUTimeBecomesMoney(t *testing.T) {
 	w := newGPUWorld(t)
+	// Rules of whom calls are for speak of GPU time too: of who had the device by its
+	// tags, and of what nobody had.
+	w.srv.post(t, "/v1/mapping/rules", map[string]any{"tenant_id": gpuTenant, "rules": []any{
+		map[string]any{"when": map[string]string{"tag.pod": "ranker-*", "tag.namespace": "ml"}, "set": map[string]string{"service": "ranking"}},
+		map[string]any{"when": map[string]string{"operation": "gpu_time", "tag.gpu_model": "H100", "team": ""}, "set": map[string]string{"team": "platform"}},
+	}}, http.StatusOK)
 	const minutes = 6
 	var all []int64
 	for sec := int64(10); sec <= minutes*60; sec += 10 {
@@ -208,8 +214,12 @@ func TestGPUTimeBecomesMoney(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", state, got, want)
 		}
 	}
-	if teams := w.totals("team"); teams["search"].GPUMicros != client.Int(whole) || teams[""].GPUMicros != client.Int(whole) {
+	if teams := w.totals("team"); teams["search"].GPUMicros != client.Int(whole) || teams["platform"].GPUMicros != client.Int(whole) || len(teams) != 2 {
 		t.Errorf("by team %+v", teams)
+	}
+	// The correction of the late sample counts where the rules put its original.
+	if services := w.totals("service"); services["ranking"].GPUMicros != client.Int(whole) || services["ranking"].Corrections != 2 || services[""].GPUMicros != client.Int(whole) {
+		t.Errorf("by service %+v", services)
 	}
 	if pods := w.totals("tag:pod"); pods["ranker-0"].CostUSD != usd(2*minutes, halfMinute) {
 		t.Errorf("by pod %+v", pods)

@@ -52,7 +52,7 @@ var int32Kinds = map[string]bool{
 func infos(table []field, short map[string]bool) map[int32]FieldInfo {
 	out := map[int32]FieldInfo{}
 	for n, f := range table {
-		kind := map[form]string{text: "string", whole: "uint64", yesNo: "bool", real: "double", moment: "int64", workload: "message"}[f.form]
+		kind := map[form]string{text: "string", purchase: "string", whole: "uint64", yesNo: "bool", real: "double", moment: "int64", workload: "message"}[f.form]
 		if f.form == whole && short[f.name] {
 			kind = "uint32"
 		}

@@ -6,6 +6,8 @@ import (
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/tallystick/tallystick/ingest/event"
 )
 
 // form is how a field of a sample is written, and what it may hold.
@@ -19,6 +21,7 @@ const (
 	real          // a float64 between min and max
 	moment        // microseconds since 1970, looked at apart
 	workload      // a GpuWorkload
+	purchase      // text that event.Purchase knows
 )
 
 // field is one field of a message: its name, form and range.
@@ -62,7 +65,7 @@ var sampleFields = [...]field{
 	14: {"cloud", text, 0, maxWord},
 	15: {"region", text, 0, maxWord},
 	16: {"instance_type", text, 0, maxWord},
-	17: {"purchase_option", text, 0, maxWord},
+	17: {"purchase_option", purchase, 0, maxWord},
 	18: {"gpus_on_host", whole, 0, maxUint32},
 	20: {"gpu_utilization_percent", real, 0, 100},
 	21: {"memory_utilization_percent", real, 0, 100},
@@ -124,6 +127,7 @@ const (
 	ruleText          = "text"
 	ruleTooMany       = "too_many"
 	ruleTime          = "time"
+	rulePurchase      = "must be on_demand, spot or reserved"
 )
 
 // fault is what is wrong with a sample; the zero value is nothing.
@@ -195,7 +199,7 @@ func checkSample(b []byte, when bounds) fault {
 // bytes it has, v its value or, of a text, its length.
 func (f *field) check(typ protowire.Type, b []byte) (n int, v uint64, rule string) {
 	switch f.form {
-	case text, workload:
+	case text, workload, purchase:
 		if typ != protowire.BytesType {
 			return 0, 0, ruleMalformed
 		}
@@ -211,6 +215,9 @@ func (f *field) check(typ protowire.Type, b []byte) (n int, v uint64, rule strin
 		}
 		if !plain(content) {
 			return 0, 0, ruleText
+		}
+		if f.form == purchase && !isPurchase(content) {
+			return 0, 0, rulePurchase
 		}
 		return n, uint64(len(content)), ""
 	case real:
@@ -232,6 +239,17 @@ func (f *field) check(typ protowire.Type, b []byte) (n int, v uint64, rule strin
 		}
 		return n, v, ""
 	}
+}
+
+// isPurchase reports a way of buying that GPU time can be priced by: what no price
+// could be found for is refused where its agent hears of it.
+func isPurchase(b []byte) bool {
+	switch string(b) { // the usual words, without an allocation
+	case "", event.OnDemand, event.Spot, event.Reserved:
+		return true
+	}
+	_, ok := event.Purchase(string(b))
+	return ok
 }
 
 // checkWorkload looks at the bytes of a GpuWorkload.

@@ -65,26 +65,28 @@ func TestFieldTable(t *testing.T) {
 func TestRefusedSamples(t *testing.T) {
 	now := time.Now()
 	for want, change := range map[string]func(*pb.GpuSample){
-		"gpu_uuid: required":                 func(s *pb.GpuSample) { s.GpuUuid = "" },
-		"host: required":                     func(s *pb.GpuSample) { s.Host = "" },
-		"end_us: required":                   func(s *pb.GpuSample) { s.EndUs = 0 },
-		"end_us: time":                       func(s *pb.GpuSample) { s.EndUs = now.Add(time.Hour).UnixMicro() },
-		"start_us: time":                     func(s *pb.GpuSample) { s.StartUs = s.EndUs + 1 },
-		"gpu_uuid: range":                    func(s *pb.GpuSample) { s.GpuUuid = strings.Repeat("x", 257) },
-		"host: text":                         func(s *pb.GpuSample) { s.Host = "a\nb" },
-		"gpu_utilization_percent: range":     func(s *pb.GpuSample) { s.GpuUtilizationPercent = proto.Float64(math.NaN()) },
-		"power_watts: range":                 func(s *pb.GpuSample) { s.PowerWatts = proto.Float64(math.Inf(1)) },
-		"memory_used_bytes: range":           func(s *pb.GpuSample) { s.MemoryUsedBytes = proto.Uint64(0x7fffffffffffff0) },
-		"temperature_celsius: range":         func(s *pb.GpuSample) { s.TemperatureCelsius = proto.Float64(2147483632) },
-		"workloads: range":                   func(s *pb.GpuSample) { s.Workloads[0].AllocatedShare = proto.Float64(0) },
-		"workloads: text":                    func(s *pb.GpuSample) { s.Workloads[0].Pod = "a\x00" },
-		"workloads: too_many":                func(s *pb.GpuSample) { s.Workloads = make([]*pb.GpuWorkload, 65) },
-		"sample: unknown":                    func(s *pb.GpuSample) { s.ProtoReflect().SetUnknown([]byte{0x98, 0x06, 1}) }, // field 99
-		"memory_temperature_celsius: range":  func(s *pb.GpuSample) { s.MemoryTemperatureCelsius = proto.Float64(-101) },
-		"encoder_utilization_percent: range": func(s *pb.GpuSample) { s.EncoderUtilizationPercent = proto.Float64(-0.1) },
-		"decoder_utilization_percent: range": func(s *pb.GpuSample) { s.DecoderUtilizationPercent = proto.Float64(100.1) },
-		"performance_state: range":           func(s *pb.GpuSample) { s.PerformanceState = proto.Uint32(33) },
-		"workloads: unknown":                 func(s *pb.GpuSample) { s.Workloads[0].ProtoReflect().SetUnknown([]byte{0x98, 0x06, 1}) },
+		"gpu_uuid: required":             func(s *pb.GpuSample) { s.GpuUuid = "" },
+		"host: required":                 func(s *pb.GpuSample) { s.Host = "" },
+		"end_us: required":               func(s *pb.GpuSample) { s.EndUs = 0 },
+		"end_us: time":                   func(s *pb.GpuSample) { s.EndUs = now.Add(time.Hour).UnixMicro() },
+		"start_us: time":                 func(s *pb.GpuSample) { s.StartUs = s.EndUs + 1 },
+		"gpu_uuid: range":                func(s *pb.GpuSample) { s.GpuUuid = strings.Repeat("x", 257) },
+		"host: text":                     func(s *pb.GpuSample) { s.Host = "a\nb" },
+		"gpu_utilization_percent: range": func(s *pb.GpuSample) { s.GpuUtilizationPercent = proto.Float64(math.NaN()) },
+		"power_watts: range":             func(s *pb.GpuSample) { s.PowerWatts = proto.Float64(math.Inf(1)) },
+		"memory_used_bytes: range":       func(s *pb.GpuSample) { s.MemoryUsedBytes = proto.Uint64(0x7fffffffffffff0) },
+		"temperature_celsius: range":     func(s *pb.GpuSample) { s.TemperatureCelsius = proto.Float64(2147483632) },
+		"purchase_option: must be on_demand, spot or reserved": func(s *pb.GpuSample) { s.PurchaseOption = "preemptible" },
+		"purchase_option: range":                               func(s *pb.GpuSample) { s.PurchaseOption = strings.Repeat("x", 65) },
+		"workloads: range":                                     func(s *pb.GpuSample) { s.Workloads[0].AllocatedShare = proto.Float64(0) },
+		"workloads: text":                                      func(s *pb.GpuSample) { s.Workloads[0].Pod = "a\x00" },
+		"workloads: too_many":                                  func(s *pb.GpuSample) { s.Workloads = make([]*pb.GpuWorkload, 65) },
+		"sample: unknown":                                      func(s *pb.GpuSample) { s.ProtoReflect().SetUnknown([]byte{0x98, 0x06, 1}) }, // field 99
+		"memory_temperature_celsius: range":                    func(s *pb.GpuSample) { s.MemoryTemperatureCelsius = proto.Float64(-101) },
+		"encoder_utilization_percent: range":                   func(s *pb.GpuSample) { s.EncoderUtilizationPercent = proto.Float64(-0.1) },
+		"decoder_utilization_percent: range":                   func(s *pb.GpuSample) { s.DecoderUtilizationPercent = proto.Float64(100.1) },
+		"performance_state: range":                             func(s *pb.GpuSample) { s.PerformanceState = proto.Uint32(33) },
+		"workloads: unknown":                                   func(s *pb.GpuSample) { s.Workloads[0].ProtoReflect().SetUnknown([]byte{0x98, 0x06, 1}) },
 	} {
 		s := sample(1)
 		for len(s.Workloads) > 1 {
@@ -98,6 +100,22 @@ func TestRefusedSamples(t *testing.T) {
 		}
 		if got := reasonOf(t, s); got != want {
 			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// TestPurchaseOptions: how a device was bought passes as clouds and Kubernetes
+// write it.
+func TestPurchaseOptions(t *testing.T) {
+	for _, option := range []string{"", "on_demand", "on-demand", "On-Demand", "SPOT", "spot", "reserved"} {
+		s := sample(1)
+		s.PurchaseOption = option
+		b, err := proto.Marshal(samplesFrame(1, 1, s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w := agent.NewWalker(); w.Walk(b) != 1 {
+			t.Errorf("%q is refused: %v", option, w.Reasons())
 		}
 	}
 }

@@ -98,7 +98,7 @@ var Fields = places([]Field{
 	{Num: 35, Name: "end_customer", Max: MaxValueBytes},
 	{Num: 36, Name: "environment", Max: MaxValueBytes},
 	{Num: fieldTags, Name: "tags", Kind: TagMap, Max: MaxValueBytes},
-	{Num: fieldPurchase, Name: "purchase_option", Max: 16, OneOf: []string{OnDemand, Spot, Reserved}},
+	{Num: fieldPurchase, Name: "purchase_option", Max: 16, OneOf: purchases},
 	{Num: 40, Name: "decision_action", Max: 16, OneOf: []string{"allow", "block", "kill"}},
 	{Num: 41, Name: "decision_policy", Max: MaxValueBytes},
 	{Num: 42, Name: "decision_reason", Max: MaxValueBytes},

@@ -1,6 +1,11 @@
 package event
 
-import "github.com/tallystick/tallystick/internal/tokens"
+import (
+	"slices"
+	"strings"
+
+	"github.com/tallystick/tallystick/internal/tokens"
+)
 
 // What the time of a GPU was. Every microsecond of a device is in exactly one of
 // them: the sum over all four is the time that was accounted to its owners
@@ -19,6 +24,17 @@ const (
 	Spot     = "spot"
 	Reserved = "reserved"
 )
+
+// purchases are all of them.
+var purchases = []string{OnDemand, Spot, Reserved}
+
+// Purchase is the event's word for how a device was bought: in any case, and with
+// the hyphen of clouds and Kubernetes ("on-demand"). Nothing is said by "". ok is
+// false for any other word.
+func Purchase(name string) (option string, ok bool) {
+	option = strings.ReplaceAll(strings.ToLower(name), "-", "_")
+	return option, option == "" || slices.Contains(purchases, option)
+}
 
 // MaxGPUMicros is the longest time that one event may account for: 31 years of
 // one whole device.

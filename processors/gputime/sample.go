@@ -3,7 +3,6 @@ package gputime
 import (
 	"errors"
 	"math"
-	"strings"
 
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 	"github.com/tallystick/tallystick/ingest/event"
@@ -19,17 +18,19 @@ func sampleOf(m *pb.GpuSample) (Sample, error) {
 		GPU: m.GetGpuUuid(), MIG: m.GetMigUuid(), Profile: m.GetMigProfile(), Start: m.GetStartUs(), End: m.GetEndUs(),
 		Device: Device{
 			Host: m.GetHost(), Model: m.GetModel(), Cloud: m.GetCloud(), Region: m.GetRegion(),
-			Instance: m.GetInstanceType(), Purchase: purchaseOf(m.GetPurchaseOption()),
+			Instance: m.GetInstanceType(),
 		},
 		MIGEnabled: m.GetMigEnabled(), Used: Unknown,
 	}
+	purchase, ok := event.Purchase(m.GetPurchaseOption())
+	s.Device.Purchase = purchase
 	if s.MIG != "" && s.Profile == "" {
 		s.Profile = unnamed // some tools list instances without their size
 	}
 	if s.Start <= 0 {
 		s.Start = s.End
 	}
-	if s.GPU == "" || s.End <= 0 || s.Start > s.End || s.End > math.MaxInt64/1000 || !plain(&s) {
+	if !ok || s.GPU == "" || s.End <= 0 || s.Start > s.End || s.End > math.MaxInt64/1000 || !plain(&s) {
 		return s, errSample
 	}
 	// How much of the device was busy says more than that any kernel ran; a device
@@ -48,19 +49,8 @@ func sampleOf(m *pb.GpuSample) (Sample, error) {
 	return s, nil
 }
 
-// purchaseOf is the event's word for a way of buying; Kubernetes and the clouds write
-// "on-demand".
-func purchaseOf(name string) string {
-	return strings.ReplaceAll(strings.ToLower(name), "-", "_")
-}
-
 // plain holds the texts against what an event can carry.
 func plain(s *Sample) bool {
-	switch s.Device.Purchase {
-	case "", event.OnDemand, event.Spot, event.Reserved:
-	default:
-		return false
-	}
 	if len(s.Device.Cloud) > maxName || len(s.Device.Region) > maxName {
 		return false
 	}
