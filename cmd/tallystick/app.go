@@ -270,7 +270,7 @@ func (a *app) openTopics(ctx context.Context) error {
 	a.admin = admin
 	a.onClose(func() error { admin.Close(); return nil })
 	infos, err := admin.EnsureTopics(ctx, kafka.TopicSpec{
-		Partitions: int32(a.cfg.Kafka.Partitions), ReplicationFactor: int16(a.cfg.ReplicationFactor()),
+		Partitions: int32(a.cfg.Partitions()), ReplicationFactor: int16(a.cfg.ReplicationFactor()),
 	})
 	if err != nil {
 		return err

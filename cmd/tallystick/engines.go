@@ -71,7 +71,7 @@ func (e *engines) start(ctx context.Context) error {
 		g.Go(func() (err error) {
 			e.kafka, err = embedded.StartKafka(ctx, embedded.KafkaOptions{
 				DataDir: filepath.Join(e.cfg.DataDir, "kafka"), Port: e.cfg.Engines.KafkaPort,
-				Partitions: e.cfg.Kafka.Partitions, Authenticate: true, Logger: e.log,
+				Partitions: e.cfg.Partitions(), Authenticate: true, Logger: e.log,
 			})
 			return err
 		})

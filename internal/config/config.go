@@ -267,6 +267,20 @@ func (c *Config) ReplicationFactor() int {
 	}
 }
 
+// Partitions of topics we create. The embedded broker syncs two files for every
+// batch of a partition, one after the other, so few partitions with large batches
+// answer sooner (docs/decisions/0010-embedded-partitions.md).
+func (c *Config) Partitions() int {
+	switch {
+	case c.Kafka.Partitions > 0:
+		return c.Kafka.Partitions
+	case c.EmbeddedKafka():
+		return EmbeddedPartitions
+	default:
+		return DefaultPartitions
+	}
+}
+
 // Embedded reports the embedded mode: everything in one process, with an engine
 // beside it. Only then may listeners go without TLS, on loopback.
 func (c *Config) Embedded() bool {

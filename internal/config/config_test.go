@@ -58,7 +58,7 @@ func TestDefaultsAreTheEmbeddedMode(t *testing.T) {
 	if c.HTTP.Listen != "127.0.0.1:8321" || c.GRPC.Listen != "127.0.0.1:8322" {
 		t.Errorf("listeners %v %v", c.HTTP, c.GRPC)
 	}
-	if c.Kafka.Partitions != 12 || c.ReplicationFactor() != 1 || c.Log.Level != slog.LevelInfo {
+	if c.Partitions() != 4 || c.ReplicationFactor() != 1 || c.Log.Level != slog.LevelInfo {
 		t.Errorf("defaults: %+v", c)
 	}
 	if !strings.HasSuffix(c.DataDir, filepath.Join(".local", "share", "tallystick")) {
@@ -80,7 +80,7 @@ func TestPrecedence(t *testing.T) {
 		args []string
 		want int
 	}{
-		{"default", "", nil, nil, 12},
+		{"default", "", nil, nil, 0},
 		{"file", file, nil, nil, 3},
 		{"environment over file", file, env, nil, 4},
 		{"flag over environment", file, env, flag, 5},
@@ -123,7 +123,7 @@ log: {level: debug, format: json}
 	if c.Target != config.TargetLedger || !c.Target.Runs(config.TargetLedger) || c.Target.Runs(config.TargetAPI) {
 		t.Errorf("target %q", c.Target)
 	}
-	if !reflect.DeepEqual(c.Kafka.Brokers, []string{"k1:9093", "k2:9093"}) || c.EmbeddedKafka() || c.ReplicationFactor() != 3 {
+	if !reflect.DeepEqual(c.Kafka.Brokers, []string{"k1:9093", "k2:9093"}) || c.EmbeddedKafka() || c.ReplicationFactor() != 3 || c.Partitions() != 12 {
 		t.Errorf("kafka %+v", c.Kafka)
 	}
 	if c.Postgres.DSN.Reveal() != "postgres://u:hunter2@db/t" || c.ClickHouse.DSN.Reveal() != "clickhouse://u:hunter3@ch/t" {
@@ -202,7 +202,7 @@ func TestRefused(t *testing.T) {
 		{"SASL password twice", "kafka: {sasl: {mechanism: PLAIN, username: u, password_file: /p}}", []string{"TALLYSTICK_KAFKA_SASL_PASSWORD=hunter2"}, nil, []string{"kafka.sasl.password_file"}},
 		{"SASL without mechanism", "kafka: {sasl: {username: u}}", nil, nil, []string{"kafka.sasl.mechanism"}},
 		{"topic prefix", "kafka: {topic_prefix: 'a b'}", nil, nil, []string{"kafka.topic_prefix"}},
-		{"partitions", "kafka: {partitions: 0}", nil, nil, []string{"kafka.partitions", "1 to 1024"}},
+		{"partitions", "kafka: {partitions: -1}", nil, nil, []string{"kafka.partitions", "0 to 1024"}},
 		{"replication embedded", "kafka: {replication: 3}", nil, nil, []string{"kafka.replication", "one broker"}},
 		{"in flight", "limits: {in_flight: 0}", nil, nil, []string{"limits.in_flight", "1 to 10000"}},
 		{"bytes in flight", "limits: {in_flight_bytes: 1000}", nil, nil, []string{"limits.in_flight_bytes"}},

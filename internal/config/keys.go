@@ -20,7 +20,8 @@ const EnvPrefix = "TALLYSTICK_"
 const (
 	DefaultHTTPListen    = "127.0.0.1:8321"
 	DefaultGRPCListen    = "127.0.0.1:8322"
-	DefaultPartitions    = 12
+	DefaultPartitions    = 12 // of Kafka brokers
+	EmbeddedPartitions   = 4
 	DefaultInFlight      = 64
 	DefaultInFlightBytes = 256 << 20
 	// DefaultName begins origins where an installation has no name.
@@ -87,7 +88,7 @@ var keys = []key{
 	{"kafka.sasl.password", text, "", true, "SASL password"},
 	{"kafka.sasl.password_file", text, "", false, "file with the SASL password, read again at each login"},
 	{"kafka.topic_prefix", text, "", false, "put before every topic's name"},
-	{"kafka.partitions", number, DefaultPartitions, false, "partitions of topics when they are created"},
+	{"kafka.partitions", number, 0, false, "partitions of topics when they are created; 0 means 12, and 4 with the embedded broker"},
 	{"kafka.replication", number, 0, false, "replication of topics when they are created (0: 1 embedded, else 3)"},
 	{"postgres.dsn", text, "", true, "Postgres DSN (default: embedded)"},
 	{"postgres.dsn_file", text, "", false, "file with the Postgres DSN"},

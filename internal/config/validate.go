@@ -121,7 +121,7 @@ func (c *Config) validateKafka(p *problems) {
 	p.want((t.CertFile == "") == (t.KeyFile == ""), "kafka.tls.cert_file", "kafka.tls.cert_file and kafka.tls.key_file go together")
 	c.validateSASL(p)
 	p.want(topicPrefixForm.MatchString(k.TopicPrefix), "kafka.topic_prefix", "%q must be at most 200 of a-z A-Z 0-9 . _ -", k.TopicPrefix)
-	p.want(k.Partitions >= 1 && k.Partitions <= maxPartitions, "kafka.partitions", "must be 1 to %d, got %d", maxPartitions, k.Partitions)
+	p.want(k.Partitions >= 0 && k.Partitions <= maxPartitions, "kafka.partitions", "must be 0 to %d, got %d", maxPartitions, k.Partitions)
 	p.want(k.Replication >= 0 && k.Replication <= maxReplication, "kafka.replication", "must be 0 to %d, got %d", maxReplication, k.Replication)
 	p.want(!c.EmbeddedKafka() || k.Replication <= 1, "kafka.replication", "the embedded Kafka is one broker, got %d", k.Replication)
 }
