@@ -207,9 +207,10 @@ func (s *providerService) ListSpendCaps(ctx context.Context, req *pb.ListSpendCa
 // providerError turns what the store says into the API's errors. None of its
 // texts holds a key.
 func providerError(ctx context.Context, err error) error {
+	var bad *provider.FieldError
 	switch {
-	case errors.Is(err, provider.ErrInvalid):
-		return invalid("provider", "refused", "%v", err)
+	case errors.As(err, &bad):
+		return invalid(bad.Field, bad.Rule, "%s", bad.Text)
 	case errors.Is(err, egress.ErrURL):
 		return invalid("base_url", "address", "%v", err)
 	case errors.Is(err, provider.ErrExists):

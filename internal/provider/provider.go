@@ -99,7 +99,7 @@ func (s *Store) clock() time.Time { return s.opts.Now().UTC().Truncate(time.Micr
 // in a header would be found out call by call.
 func checkValue(value string) error {
 	if strings.IndexFunc(value, func(r rune) bool { return r < ' ' || r > '~' }) >= 0 {
-		return fmt.Errorf("%w: a provider key is one line of printable ASCII", ErrInvalid)
+		return wrong("value", "syntax", "a provider key is one line of printable ASCII")
 	}
 	return nil
 }
@@ -108,7 +108,7 @@ func checkValue(value string) error {
 // secrets.ErrInvalid, secrets.ErrExists, keyring.ErrDestroyed.
 func (s *Store) AddKey(ctx context.Context, by authn.Principal, n NewKey) (Key, error) {
 	if !providerName.MatchString(n.Provider) {
-		return Key{}, fmt.Errorf("%w: a provider is named with 1 to 63 letters, digits, - and _, in lower case", ErrInvalid)
+		return Key{}, wrong("provider", "pattern", "a provider is named with 1 to 63 letters, digits, - and _, in lower case")
 	}
 	if n.Name == "" {
 		n.Name = n.Provider

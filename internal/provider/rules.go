@@ -74,11 +74,11 @@ type Cap struct {
 func checkSubject(scope, subject string) error {
 	switch {
 	case !slices.Contains(Scopes(), scope):
-		return fmt.Errorf("%w: the scope is one of %s", ErrInvalid, strings.Join(Scopes(), ", "))
+		return wrong("scope", "in", "the scope is one of %s", strings.Join(Scopes(), ", "))
 	case scope == ScopeTenant && subject != "":
-		return fmt.Errorf("%w: the scope tenant has no subject", ErrInvalid)
+		return wrong("subject", "empty", "the scope tenant has no subject")
 	case scope != ScopeTenant && (subject == "" || len(subject) > maxSubjectBytes || !utf8.ValidString(subject)):
-		return fmt.Errorf("%w: a subject has 1 to %d bytes of UTF-8", ErrInvalid, maxSubjectBytes)
+		return wrong("subject", "length", "a subject has 1 to %d bytes of UTF-8", maxSubjectBytes)
 	}
 	return nil
 }
@@ -90,7 +90,7 @@ func (s *Store) Kill(ctx context.Context, by authn.Principal, id tenant.ID, scop
 		return Switch{}, err
 	}
 	if reason == "" || len(reason) > maxReasonBytes || !utf8.ValidString(reason) {
-		return Switch{}, fmt.Errorf("%w: a reason of 1 to %d bytes is needed", ErrInvalid, maxReasonBytes)
+		return Switch{}, wrong("reason", "length", "a reason of 1 to %d bytes is needed", maxReasonBytes)
 	}
 	w := Switch{ID: "swi_" + strings.ToLower(rand.Text()), Tenant: id, Scope: scope, Subject: subject, Reason: reason, CreatedAt: s.clock(), CreatedBy: by.Subject}
 	err := s.db.InTenantsWrite(ctx, []string{string(id)}, func(tx postgres.Tx) error {
@@ -104,7 +104,7 @@ func (s *Store) Kill(ctx context.Context, by authn.Principal, id tenant.ID, scop
 		case taken:
 			return ErrExists
 		case others >= MaxRules:
-			return fmt.Errorf("%w: the tenant has %d switches; lift some", ErrInvalid, MaxRules)
+			return wrong("tenant_id", "limit", "the tenant has %d switches; lift some", MaxRules)
 		}
 		tag, err := tx.Exec(ctx, `
 			insert into access.kill_switch (tenant_id, switch_id, scope, subject, reason, created_at, created_by) values ($1, $2, $3, $4, $5, $6, $7)
@@ -179,11 +179,11 @@ func (s *Store) Switches(ctx context.Context, id tenant.ID, after string, limit 
 // Errors: ErrInvalid.
 func (s *Store) SetLimit(ctx context.Context, by authn.Principal, l Limit) (Limit, error) {
 	if !strings.HasPrefix(l.KeyID, "tok_") && !strings.HasPrefix(l.KeyID, "sec_") || len(l.KeyID) > 64 {
-		return Limit{}, fmt.Errorf(`%w: a limit is of a token "tok_…" or a provider key "sec_…"`, ErrInvalid)
+		return Limit{}, wrong("key_id", "pattern", `a limit is of a token "tok_…" or a provider key "sec_…"`)
 	}
-	for _, n := range []int64{l.RequestsPerMinute, l.TokensPerMinute} {
+	for field, n := range map[string]int64{"requests_per_minute": l.RequestsPerMinute, "tokens_per_minute": l.TokensPerMinute} {
 		if n < 0 || n > MaxPerMinute {
-			return Limit{}, fmt.Errorf("%w: a limit is 1 to %d per minute, or 0 for none", ErrInvalid, MaxPerMinute)
+			return Limit{}, wrong(field, "range", "a limit is 1 to %d per minute, or 0 for none", MaxPerMinute)
 		}
 	}
 	l.SetAt, l.SetBy = s.clock(), by.Subject
@@ -199,7 +199,7 @@ func (s *Store) SetLimit(ctx context.Context, by authn.Principal, l Limit) (Limi
 			return fmt.Errorf("set a limit: %w", err)
 		}
 		if tag.RowsAffected() == 0 {
-			return fmt.Errorf("%w: the tenant has limits for %d keys", ErrInvalid, MaxRules)
+			return wrong("tenant_id", "limit", "the tenant has limits for %d keys", MaxRules)
 		}
 		return s.append(ctx, tx, by, l.Tenant, "key_limit.set", "key/"+l.KeyID,
 			fmt.Sprintf("%d requests and %d tokens per minute; 0 is no limit", l.RequestsPerMinute, l.TokensPerMinute))
@@ -251,7 +251,7 @@ func (s *Store) SetCap(ctx context.Context, by authn.Principal, id tenant.ID, sc
 		return err
 	}
 	if usd != nil && usd.Sign() < 0 {
-		return fmt.Errorf("%w: a cap is not negative", ErrInvalid)
+		return wrong("usd_per_month", "range", "a cap is not negative")
 	}
 	var text *string // a Sum has at most 26 digits before the point, as the column
 	says := "no cap"
@@ -267,13 +267,13 @@ func (s *Store) SetCap(ctx context.Context, by authn.Principal, id tenant.ID, sc
 			on conflict (tenant_id, scope, subject) do update set usd = excluded.usd, set_at = excluded.set_at, set_by = excluded.set_by`,
 			string(id), scope, subject, text, s.clock(), by.Subject, MaxRules)
 		if postgres.SQLState(err) == "22003" {
-			return fmt.Errorf("%w: the cap is too large", ErrInvalid)
+			return wrong("usd_per_month", "range", "the cap is too large")
 		}
 		if err != nil {
 			return fmt.Errorf("set a cap: %w", err)
 		}
 		if tag.RowsAffected() == 0 {
-			return fmt.Errorf("%w: the tenant has %d caps", ErrInvalid, MaxRules)
+			return wrong("tenant_id", "limit", "the tenant has %d caps", MaxRules)
 		}
 		return s.append(ctx, tx, by, id, "spend_cap.set", "spend_cap/"+strings.TrimSuffix(scope+"/"+subject, "/"), says)
 	})

@@ -1,6 +1,7 @@
 import { useCallback, useEffect, useMemo, useState } from "preact/hooks";
 import { Client, type Problem } from "./api/client.ts";
 import { Header } from "./components/header.tsx";
+import { ProviderKeys } from "./components/keys.tsx";
 import { Overview } from "./components/overview.tsx";
 import { Failure, NoTenants, TokenForm } from "./components/states.tsx";
 import { useLive } from "./live.ts";
@@ -24,7 +25,7 @@ function useView(): [View, (view: View) => void] {
 
 const tenantsEveryMs = 10_000;
 
-/** The page: asks for a token where it has none, else shows the overview of a tenant. */
+/** The page: asks for a token where it has none, else shows what the address names of a tenant. */
 export function App() {
   const [token, setToken] = useState(takeToken);
   const [refused, setRefused] = useState<Problem>();
@@ -64,11 +65,13 @@ function Signed({ client, onRefused }: { client: Client; onRefused: (problem: Pr
 
   return (
     <>
-      <a class="skip" href="#main">Skip to the report</a>
+      <a class="skip" href="#main">Skip to the content</a>
       <Header view={view} tenants={tenants.value ?? []} live={live} onLive={setLive} onView={setView} />
       <main id="main" tabIndex={-1}>
         {view.tenant
-          ? <Overview client={client} view={view} live={live} onView={setView} onRefused={onRefused} />
+          ? view.page === "keys"
+            ? <ProviderKeys key={view.tenant} client={client} view={view} onRefused={onRefused} />
+            : <Overview client={client} view={view} live={live} onView={setView} onRefused={onRefused} />
           : tenants.problem
             ? <Failure problem={tenants.problem} onRetry={tenants.reload} />
             : tenants.value

@@ -7,11 +7,16 @@ export const windows = [
 export const dimensions = ["team", "model", "provider", "service", "environment"] as const;
 export const metrics = ["cost", "requests"] as const;
 
+/** The pages, by their name in the address and their title. */
+export const pages = [["overview", "Overview"], ["keys", "Provider keys"]] as const;
+
+export type PageName = (typeof pages)[number][0];
 export type WindowName = (typeof windows)[number][0];
 export type Dimension = (typeof dimensions)[number];
 export type Metric = (typeof metrics)[number];
 
 export interface View {
+  readonly page: PageName;
   readonly tenant: string;
   readonly window: WindowName;
   readonly by: Dimension;
@@ -21,12 +26,13 @@ export interface View {
   readonly zone: "utc" | "local";
 }
 
-export const defaults: View = { tenant: "", window: "7d", by: "team", metric: "cost", filters: [], zone: "utc" };
+export const defaults: View = { page: "overview", tenant: "", window: "7d", by: "team", metric: "cost", filters: [], zone: "utc" };
 
 /** Reads a query string such as "?tenant=acme&window=24h&where=team:search". */
 export function readView(query: string): View {
   const params = new URLSearchParams(query);
   return {
+    page: one(params.get("page"), pages.map(([name]) => name), defaults.page),
     tenant: params.get("tenant") ?? "",
     window: one(params.get("window"), windows.map(([name]) => name), defaults.window),
     by: one(params.get("by"), dimensions, defaults.by),
@@ -40,7 +46,7 @@ export function readView(query: string): View {
 export function writeView(view: View): string {
   const params = new URLSearchParams();
   if (view.tenant) params.set("tenant", view.tenant);
-  for (const key of ["window", "by", "metric", "zone"] as const) {
+  for (const key of ["page", "window", "by", "metric", "zone"] as const) {
     if (view[key] !== defaults[key]) params.set(key, view[key]);
   }
   for (const filter of view.filters) params.append("where", `${filter.dimension}:${filter.values[0]}`);

@@ -84,9 +84,22 @@ function addTotals(all) {
   return { cost_usd: usd(cost), requests: add("requests"), failed: add("failed"), unpriced: add("unpriced"), corrections: "0", estimated: add("estimated"), tokens };
 }
 
+/** What a request that breaks a rule is answered with. */
+class Refused extends Error {
+  constructor(violations) {
+    super(violations.map((one) => `${one.field}: ${one.message}`).join("; "));
+    this.violations = violations;
+  }
+}
+const refuse = (field, rule, message) => {
+  throw new Refused([{ field, rule, message }]);
+};
+
 /** The mock's state: tests set `fault` to see what the page makes of it. */
 export function mock(now = () => Date.now()) {
-  const state = { fault: "", entries: 1_384_221n, requests: [] };
+  const state = { fault: "", entries: 1_384_221n, requests: [], keys: [] };
+  const dates = () => ({ created_at: new Date(now()).toISOString(), rotate_by: new Date(now() + 90 * 24 * hour).toISOString() });
+  const masked = (value) => `${value.slice(0, 4)}…${value.slice(-4)}`;
   const coverage = (start, end) => ({
     start: new Date(start).toISOString(), end: new Date(end).toISOString(), from_seq: "1", to_seq: `${state.entries}`,
     head_hash: hash(42), exact: true, fresh_until: new Date(now() - 3000).toISOString(), lag_entries: "0",
@@ -144,6 +157,21 @@ export function mock(now = () => Date.now()) {
     "POST /v1/ledger:verify": (body) => (state.fault === "broken"
       ? { verdict: "broken", entries: "4211", from_seq: body.from_seq, to_seq: body.to_seq, first_bad_seq: "4212", reason: "chain", message: "The hash of the entry before does not match." }
       : { verdict: "intact", entries: body.to_seq, from_seq: body.from_seq, to_seq: body.to_seq, head_hash: hash(42) }),
+    "GET /v1/providers/keys": () => ({ keys: state.keys }),
+    "POST /v1/providers/keys": (body) => {
+      if (!/^[a-z][a-z0-9_-]*$/.test(body.provider)) return refuse("provider", "pattern", "begins with a letter, in lower case");
+      const key = { secret_id: `sec_${state.keys.length}`, provider: body.provider, name: body.name || body.provider, base_url: body.base_url, version: 1, created_by: "tok_1", ...dates() };
+      state.keys.push({ ...key, masked: masked(body.value) });
+      return state.keys.at(-1);
+    },
+    "POST /v1/providers/keys/ID:rotate": (body, id) => {
+      const key = state.keys.find((one) => one.secret_id === id);
+      return Object.assign(key, { masked: masked(body.value), version: key.version + 1, previous_until: new Date(now() + 24 * hour).toISOString() });
+    },
+    "POST /v1/providers/keys/ID:revoke": (_, id) => {
+      Object.assign(state.keys.find((one) => one.secret_id === id), { revoked_at: new Date(now()).toISOString(), previous_until: undefined, masked: "" });
+      return {};
+    },
     "GET /v1/pipeline": () => {
       const next = random(Math.floor(now() / 2000));
       const rate = () => 38_000 + Math.round(next() * 9_000);
@@ -163,15 +191,22 @@ export function mock(now = () => Date.now()) {
       response.writeHead(status, { "content-type": type, "content-security-policy": policy, "x-content-type-options": "nosniff", ...more });
       response.end(content);
     };
-    const problem = (status, title, detail) =>
-      send(status, "application/problem+json", JSON.stringify({ type: "about:blank", title, status, detail, request_id: "req-7f3a" }));
+    const problem = (status, title, detail, more = {}) =>
+      send(status, "application/problem+json", JSON.stringify({ type: "about:blank", title, status, detail, request_id: "req-7f3a", ...more }));
     if (path.startsWith("/v1/")) {
-      state.requests.push(`${request.method} ${path}`);
+      state.requests.push(`${request.method} ${request.url}`);
       if (request.headers.authorization !== `Bearer ${token}`) return problem(401, "Unauthenticated", "The token is not known.");
       if (state.fault === "store" && path.includes("reports")) return problem(503, "The report store is away", "ClickHouse does not answer; the ledger goes on. Try again in a moment.");
-      const route = routes[`${request.method} ${path}`];
+      if (state.fault === "viewer" && path.includes("/providers/")) return problem(403, "Forbidden", "the credential lacks a scope");
+      const [, id = "", verb = ""] = /^\/v1\/providers\/keys\/([^:]+)(:\w+)$/.exec(path) ?? [];
+      const route = routes[`${request.method} ${id ? `/v1/providers/keys/ID${verb}` : path}`];
       if (!route) return problem(404, "Not found", `${request.method} ${path} is not a method of the API.`);
-      return send(200, "application/json", JSON.stringify(route(body && JSON.parse(body))));
+      try {
+        return send(200, "application/json", JSON.stringify(route(body && JSON.parse(body), id)));
+      } catch (error) {
+        if (!(error instanceof Refused)) throw error;
+        return problem(400, "Bad Request", error.message, { violations: error.violations });
+      }
     }
     try {
       const file = path === "/" ? "index.html" : path.slice(1);

@@ -10,7 +10,7 @@ import { beside, defaults, readView, withFilter, withoutFilter, writeView, type 
 /** The fields of every message in the .proto files, as "type name". */
 function protoMessages(): Map<string, Set<string>> {
   const found = new Map<string, Set<string>>();
-  for (const file of ["report", "ledger", "admin"]) {
+  for (const file of ["report", "ledger", "admin", "providers"]) {
     const text = readFileSync(`../proto/tallystick/v1/${file}.proto`, "utf8").replace(/\/\/.*$/gm, "");
     for (const [, name = "", body = ""] of text.matchAll(/message (\w+) \{([^}]*)\}/g)) {
       const fields = [...body.matchAll(/([\w.]+(?:<[^>]*>)?(?: [\w.]+)?) (\w+) = \d+;/g)];
@@ -62,14 +62,14 @@ test("an answer of another shape names the place", () => {
 });
 
 test("a view survives its address", () => {
-  const view: View = { tenant: "a&b=c", window: "24h", by: "model", metric: "requests", zone: "local", filters: [{ dimension: "team", values: ["x:y, z"] }] };
+  const view: View = { page: "keys", tenant: "a&b=c", window: "24h", by: "model", metric: "requests", zone: "local", filters: [{ dimension: "team", values: ["x:y, z"] }] };
   assert.deepEqual(readView(writeView(view)), view);
   assert.deepEqual(readView(""), defaults);
   assert.equal(writeView(defaults), "");
 });
 
 test("what an address says wrongly is ignored", () => {
-  assert.deepEqual(readView("?window=99y&by=password&metric=x&zone=mars&where=nothing:1&where=team:&where=team"), defaults);
+  assert.deepEqual(readView("?page=admin&window=99y&by=password&metric=x&zone=mars&where=nothing:1&where=team:&where=team"), defaults);
 });
 
 test("filters replace and go", () => {

@@ -3,9 +3,17 @@
  * only to the page's own origin; turns problem+json into a Problem.
  */
 import {
-  Head, ListTenantsResponse, Pipeline, SummaryResponse, TimeSeriesResponse, VerifyLedgerResponse,
+  Head, ListProviderKeysResponse, ListTenantsResponse, Pipeline, ProviderKey, RevokeProviderKeyResponse, SummaryResponse,
+  TimeSeriesResponse, VerifyLedgerResponse,
 } from "./messages.ts";
 import { DecodeError, type Field } from "./schema.ts";
+
+/** A field of a request that breaks a rule. */
+export interface Violation {
+  readonly field: string;
+  readonly rule: string;
+  readonly message: string;
+}
 
 /** What the server, or the way to it, said instead of an answer. */
 export class Problem extends Error {
@@ -14,6 +22,7 @@ export class Problem extends Error {
     readonly title: string,
     readonly detail: string,
     readonly requestId: string,
+    readonly violations: readonly Violation[] = [],
   ) {
     super(detail || title);
   }
@@ -21,6 +30,11 @@ export class Problem extends Error {
   /** The token is missing, wrong or expired. */
   get unauthenticated(): boolean {
     return this.status === 401;
+  }
+
+  /** The token is known and may not do this. */
+  get forbidden(): boolean {
+    return this.status === 403;
   }
 }
 
@@ -42,8 +56,17 @@ export interface ReportRequest {
   readonly filters: readonly Filter[];
 }
 
-/** A tenant list longer than this is cut; the picker still takes any id by hand. */
-const maxTenants = 5_000;
+/** What a provider key is made from; what is empty has the server's default. */
+export interface NewProviderKey {
+  readonly provider: string;
+  readonly name: string;
+  readonly base_url: string;
+  readonly value: string;
+}
+
+/** A list longer than this is cut; the tenant picker still takes any id by hand. */
+const maxListed = 5_000;
+const keysPath = "/v1/providers/keys";
 
 export class Client {
   constructor(private readonly token: string) {}
@@ -70,15 +93,40 @@ export class Client {
   }
 
   async tenants(signal: AbortSignal): Promise<string[]> {
-    const ids: string[] = [];
-    let page = "";
+    const all = await this.pages("/v1/tenants", {}, ListTenantsResponse, (page) => page.tenants, signal);
+    return all.map((tenant) => tenant.tenant_id);
+  }
+
+  /** A tenant's provider keys, revoked ones too; values are masked. */
+  providerKeys(tenant: string, signal: AbortSignal): Promise<ProviderKey[]> {
+    return this.pages(keysPath, { tenant_id: tenant }, ListProviderKeysResponse, (page) => page.keys, signal);
+  }
+
+  addProviderKey(tenant: string, key: NewProviderKey, signal: AbortSignal) {
+    return this.call("POST", keysPath, ProviderKey, signal, { tenant_id: tenant, ...key });
+  }
+
+  rotateProviderKey(tenant: string, id: string, value: string, signal: AbortSignal) {
+    return this.call("POST", `${keysPath}/${encodeURIComponent(id)}:rotate`, ProviderKey, signal, { tenant_id: tenant, value });
+  }
+
+  revokeProviderKey(tenant: string, id: string, signal: AbortSignal) {
+    return this.call("POST", `${keysPath}/${encodeURIComponent(id)}:revoke`, RevokeProviderKeyResponse, signal, { tenant_id: tenant });
+  }
+
+  /** Reads a list to its end. */
+  private async pages<P extends { readonly next_page_token: string }, T>(
+    path: string, query: Record<string, string>, answer: Field<P>, items: (page: P) => readonly T[], signal: AbortSignal,
+  ): Promise<T[]> {
+    const all: T[] = [];
+    let next = "";
     do {
-      const query = new URLSearchParams({ page_size: "1000", ...(page && { page_token: page }) });
-      const answer = await this.call("GET", `/v1/tenants?${query}`, ListTenantsResponse, signal);
-      ids.push(...answer.tenants.map((tenant) => tenant.tenant_id));
-      page = answer.next_page_token;
-    } while (page && ids.length < maxTenants);
-    return ids;
+      const params = new URLSearchParams({ ...query, page_size: "1000", ...(next && { page_token: next }) });
+      const page = await this.call("GET", `${path}?${params}`, answer, signal);
+      all.push(...items(page));
+      next = page.next_page_token;
+    } while (next && all.length < maxListed);
+    return all;
   }
 
   private async call<T>(method: string, path: string, answer: Field<T>, signal: AbortSignal, body?: unknown): Promise<T> {
@@ -113,5 +161,11 @@ function problem(response: Response, content: unknown): Problem {
     read("title") || `The server answered ${response.status}`,
     read("detail") || read("message"),
     read("request_id") || (response.headers.get("x-request-id") ?? ""),
+    violations(fields["violations"]),
   );
+}
+
+function violations(list: unknown): Violation[] {
+  if (!Array.isArray(list)) return [];
+  return list.map((one) => ({ field: String(one?.field ?? ""), rule: String(one?.rule ?? ""), message: String(one?.message ?? "") }));
 }

@@ -99,3 +99,25 @@ export const Pipeline = message("Pipeline", {
   halted: repeated(text),
 });
 export type Pipeline = Infer<typeof Pipeline>;
+
+export const ProviderKey = message("ProviderKey", {
+  secret_id: text,
+  provider: text,
+  name: text,
+  base_url: text,
+  masked: text,
+  version: int32,
+  created_at: timestamp,
+  created_by: text,
+  rotate_by: timestamp,
+  previous_until: timestamp,
+  revoked_at: timestamp,
+});
+export type ProviderKey = Infer<typeof ProviderKey>;
+
+export const ListProviderKeysResponse = message("ListProviderKeysResponse", {
+  keys: repeated(ProviderKey),
+  next_page_token: text,
+});
+
+export const RevokeProviderKeyResponse = message("RevokeProviderKeyResponse", {});

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { applyTheme, readTheme, themes } from "../theme.ts";
-import { dimensions, windows, type View } from "../view.ts";
+import { dimensions, pages, windows, writeView, type View } from "../view.ts";
 import { Choice } from "./choice.tsx";
 
 interface Props {
@@ -18,7 +18,41 @@ export function Header({ view, tenants, live, onLive, onView }: Props) {
   return (
     <header class="bar">
       <div class="brand"><Mark /><h1>Tallystick</h1></div>
+      <Pages view={view} onView={onView} />
       <TenantPicker view={view} tenants={tenants} onView={onView} />
+      {view.page === "overview" && <ReportChoices view={view} onView={onView} />}
+      <span class="grow" />
+      <Choice label="Times in" options={[["utc", "UTC"], ["local", "Local"]] as const} value={view.zone} onChange={(zone) => onView({ ...view, zone })} />
+      {view.page === "overview" && (
+        <button type="button" class={`live ${live ? "on" : ""}`} aria-pressed={live} onClick={() => onLive(!live)}
+          title={live ? "The page updates by itself. Press to pause." : "Paused. Press to update again."}>
+          <i aria-hidden="true" />{live ? "Live" : "Paused"}
+        </button>
+      )}
+      <ThemeButton />
+    </header>
+  );
+}
+
+/** Links, so that a page opens in another tab too; within the tab the document stays. */
+function Pages({ view, onView }: Pick<Props, "view" | "onView">) {
+  return (
+    <nav class="pages" aria-label="Pages">
+      {pages.map(([page, title]) => (
+        <a key={page} href={location.pathname + writeView({ ...view, page })} aria-current={view.page === page ? "page" : undefined}
+          onClick={(event) => {
+            if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+            event.preventDefault();
+            onView({ ...view, page });
+          }}>{title}</a>
+      ))}
+    </nav>
+  );
+}
+
+function ReportChoices({ view, onView }: Pick<Props, "view" | "onView">) {
+  return (
+    <>
       <Choice label="Window" options={windows} value={view.window} onChange={(window) => onView({ ...view, window })} />
       <label class="field">
         <span>Group by</span>
@@ -29,14 +63,7 @@ export function Header({ view, tenants, live, onLive, onView }: Props) {
           {dimensions.map((name) => <option key={name} value={name}>{name}</option>)}
         </select>
       </label>
-      <span class="grow" />
-      <Choice label="Times in" options={[["utc", "UTC"], ["local", "Local"]] as const} value={view.zone} onChange={(zone) => onView({ ...view, zone })} />
-      <button type="button" class={`live ${live ? "on" : ""}`} aria-pressed={live} onClick={() => onLive(!live)}
-        title={live ? "The page updates by itself. Press to pause." : "Paused. Press to update again."}>
-        <i aria-hidden="true" />{live ? "Live" : "Paused"}
-      </button>
-      <ThemeButton />
-    </header>
+    </>
   );
 }
 

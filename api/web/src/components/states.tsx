@@ -1,6 +1,6 @@
 /** What the page shows when it has nothing to show: no token, no tenant, a problem. */
 import { useState } from "preact/hooks";
-import type { Problem } from "../api/client.ts";
+import type { Problem, Violation } from "../api/client.ts";
 import { Mark } from "./header.tsx";
 
 export function TokenForm({ refused, onToken }: { refused: Problem | undefined; onToken: (token: string) => void }) {
@@ -23,6 +23,25 @@ export function TokenForm({ refused, onToken }: { refused: Problem | undefined; 
       </form>
     </main>
   );
+}
+
+/** Why something that a person asked for was not done: the fields and rules where the server names them. */
+export function Refusal({ problem, id }: { problem: Problem; id?: string }) {
+  return (
+    <div class="alert" role="alert" id={id}>
+      <div>
+        <b>{problem.title}</b>
+        {problem.violations.length > 0
+          ? <ul>{problem.violations.map((one) => <li key={one.field + one.rule}><Broken {...one} /></li>)}</ul>
+          : problem.detail && <p>{problem.detail}</p>}
+        {problem.requestId && <p class="small">Request <code>{problem.requestId}</code></p>}
+      </div>
+    </div>
+  );
+}
+
+function Broken({ field, rule, message }: Violation) {
+  return <><code>{field}</code> ({rule}): {message}</>;
 }
 
 export function Failure({ problem, onRetry }: { problem: Problem; onRetry: () => void }) {
