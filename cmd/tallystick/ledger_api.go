@@ -180,6 +180,9 @@ func (v *chunked) run(ctx context.Context) error {
 			return err
 		}
 		v.add(m)
+		if end { // the ledger may have grown since its head was asked for
+			to = max(to, int64(m.ToSeq))
+		}
 		if tree = m.Tree; v.sum.Verdict == verify.Intact && v.first == 1 {
 			v.hold(to, end && v.o.To == 0, tree)
 		}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/client"
 	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
@@ -22,6 +25,7 @@ import (
 	"github.com/tallystick/tallystick/ledger"
 	"github.com/tallystick/tallystick/ledger/chain"
 	"github.com/tallystick/tallystick/ledger/pgstore"
+	"github.com/tallystick/tallystick/ledger/verify"
 )
 
 // ledgerWorld is a database with ledgers, a keyring, and a server over both.
@@ -259,4 +263,24 @@ func TestLedgerVerifyFindsTampering(t *testing.T) {
 	b[len(b)/2] ^= 1
 	w.want(exitIntegrity, "verify", "--file", w.file("changed", string(b)))
 	w.want(exitIntegrity, "verify", "--file", w.file("cut", string(b[:len(b)/3])))
+}
+
+// TestVerifyWhileTheLedgerGrows has entries come between the question for the head
+// and the verification: the tree that comes back is that of more entries.
+func TestVerifyWhileTheLedgerGrows(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Path == "/v1/ledger/head" {
+			fmt.Fprint(w, `{"tenant_id":"acme","seq":"31"}`)
+			return
+		}
+		fmt.Fprintf(w, `{"verdict":"intact","entries":"33","from_seq":"1","to_seq":"33","tree":[%q,%q]}`, strings.Repeat("01", 32), strings.Repeat("02", 32))
+	}))
+	defer srv.Close()
+	api := &ledgerAPI{client.New(srv.URL, "token")}
+	defer api.Close()
+	r, err := api.verify(t.Context(), verify.Options{Tenant: "acme"})
+	if err != nil || r.Verdict != verify.Intact || r.To != 33 || r.Entries != 33 {
+		t.Errorf("%+v, %v", r, err)
+	}
 }

@@ -10,6 +10,7 @@ import (
 // chunk by chunk, such as a server.
 type Kept struct {
 	list    []Checkpoint // sorted
+	held    int64        // the greatest size whose tree was compared
 	covered int64
 }
 
@@ -29,7 +30,8 @@ func (k *Kept) Next(from, to int64) int64 {
 
 // Hold compares the tree of the entries 1 to `to` with the checkpoints of that
 // size. whole says that the ledger ends there: then none may be greater. Fault
-// explains a break.
+// explains a break. A checkpoint of a size that was passed over, because a ledger
+// grew while it was read, is an error: nothing was held against it.
 func (k *Kept) Hold(to int64, whole bool, tree [][HashSize]byte) error {
 	f, err := leftEdge(to+1, tree)
 	if err != nil {
@@ -41,12 +43,15 @@ func (k *Kept) Hold(to int64, whole bool, tree [][HashSize]byte) error {
 	}
 	for _, c := range k.list {
 		switch {
+		case c.Size > k.held && c.Size < to:
+			return &missing{fmt.Errorf("the tree of the checkpoint of %d entries was passed over on the way to %d; verify again", c.Size, to)}
 		case c.Size == to:
 			k.covered = to
 		case c.Size > to && whole:
 			return (&Options{Checkpoints: k.list}).rolledBack(to)
 		}
 	}
+	k.held = to
 	return nil
 }
 

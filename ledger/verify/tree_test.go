@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -202,6 +203,10 @@ func TestKept(t *testing.T) {
 	}
 	if seq, reason, _, ok := Fault(k.Hold(80, true, edgeOf(m, 81))); !ok || reason != Truncated || seq != 81 {
 		t.Errorf("rolled back: %s at %d", reason, seq)
+	}
+	grown := NewKept([]Checkpoint{{Size: 60, Root: mustRoot(t, tree, 60)}})
+	if err := grown.Hold(61, true, edgeOf(m, 62)); err == nil || !strings.Contains(err.Error(), "60 entries was passed over") {
+		t.Errorf("a checkpoint that was passed over: %v", err)
 	}
 	if err := k.Hold(80, false, nil); err == nil {
 		t.Error("a tree that is missing")
