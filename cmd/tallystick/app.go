@@ -80,7 +80,7 @@ type part struct {
 
 // heapLimit is where the collector begins to work harder. The program needs
 // about half of it under full load; a user's GOMEMLIMIT wins.
-const heapLimit = 512 << 20
+const heapLimit = 448 << 20
 
 func newApp(cfg *config.Config, log *slog.Logger) *app {
 	if os.Getenv("GOMEMLIMIT") == "" {

@@ -240,7 +240,7 @@ func (e *e2e) check(ctx context.Context, res *load.Result) error {
 }
 
 // latency measures how long an event takes from being sent to being seen in a
-// report, while a load runs at the given rate. Events of one tenant are sent one
+// report, while a load of the same tenants runs at the given rate. Events of one tenant are sent one
 // after the other, so that a single report says which of them are in: many
 // that ask at once would be the load that is measured.
 func (e *e2e) latency(ctx context.Context, rate float64) error {
@@ -259,7 +259,7 @@ func (e *e2e) latency(ctx context.Context, rate float64) error {
 	sending, stop := context.WithCancel(ctx)
 	wg.Go(func() { sendErr = p.send(sending, func() error { return e.sendProbe(ctx, false) }) })
 	wg.Go(func() { seeErr = p.watch(ctx, e.reported) })
-	o := e.options("half")
+	o := e.options("load") // whose tenants stand: nobody gets 200 new ones at once
 	o.Live, o.Rate, o.Base = true, rate, time.Now()
 	_, err := e.send(ctx, o, length)
 	stop()
