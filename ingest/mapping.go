@@ -110,16 +110,42 @@ func (e *Edge) askMapping(ctx context.Context) {
 // mapEvent runs the tenant's rules over the event. They come after the content MAC,
 // so that an event that comes again is the same one under other rules.
 func (f *frame) mapEvent(ev *event.Event, t *tenantState) error {
-	if f.edge.rules.src == nil || ev.Corrects != "" {
-		return nil
+	changed, err := f.edge.rules.apply(ev, t, f.from.principal.Subject)
+	if changed {
+		f.producer, f.person = ev.AppendProducerMarked(f.producer[:0])
 	}
-	rules, err := f.edge.rules.of(t)
+	return err
+}
+
+// apply runs the tenant's rules over the event, and reports whether they changed whom
+// it is for.
+func (m *mappings) apply(ev *event.Event, t *tenantState, credential string) (changed bool, err error) {
+	if m.src == nil || ev.Corrects != "" {
+		return false, nil
+	}
+	rules, err := m.of(t)
 	if err != nil || rules.Version == 0 {
-		return err
+		return false, err
 	}
 	ev.MappingVersion = rules.Version
-	if rules.Apply(mapped{ev}, f.from.principal.Subject) {
-		f.producer, f.person = ev.AppendProducerMarked(f.producer[:0])
+	return rules.Apply(mapped{ev}, credential), nil
+}
+
+// Attribute runs the rules of the tenant that the event names over it as Submit would for this
+// credential now: a front door that stops calls by whom they are for asks it before
+// the call, and so judges by what the entry will say. Only dimensions change, and
+// MappingVersion; submit the event as it was before. It answers from memory but for
+// a tenant's first event. Errors: ErrUnavailable, when the rules were never known.
+func (e *Edge) Attribute(ev *event.Event, credential string) error {
+	if e.rules.src == nil {
+		return nil
+	}
+	t, err := e.tenants.get(ev.Tenant)
+	if err == nil {
+		_, err = e.rules.apply(ev, t, credential)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return nil
 }

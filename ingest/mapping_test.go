@@ -137,3 +137,42 @@ func TestMappingNeverKnown(t *testing.T) {
 		t.Errorf("%+v, %v", out, err)
 	}
 }
+
+// A front door that asks whom an event is for is told what the event's record says.
+func TestAttributeIsWhatTheRecordSays(t *testing.T) {
+	for _, rules := range []string{
+		`{"rules":[]}`,
+		`{"rules":[{"when":{"credential":"p"},"set":{"team":"search"}}]}`,
+		`{"rules":[{"when":{"credential":"p"},"set":{"team":"search","environment":"prod"},"override":true}]}`,
+		`{"rules":[{"when":{"credential":"other"},"set":{"team":"search"},"override":true}]}`,
+		`{"rules":[{"when":{"tag.repo":"w*"},"set":{"team":"web"}},{"when":{"team":"web","model":"gpt-*"},"set":{"feature":"f"}}]}`,
+		`{"rules":[{"when":{"team":"forged"},"set":{"team":"search"},"override":true},{"when":{"team":"search"},"set":{"service":"s","agent":"a","end_customer":"c"}}]}`,
+	} {
+		var log fakeLog
+		src := &fakeMapping{}
+		src.put(t, 1, rules)
+		e := newEdge(t, &log, func(o *ingest.Options) { o.Mapping = src })
+		for _, team := range []string{"", "search", "forged"} {
+			ev := usageEvent("a" + team)
+			ev.Tenant, ev.Team, ev.Tags = "acme", team, []event.Tag{{Key: "repo", Value: "web"}}
+			asked := ev
+			if err := e.Attribute(&asked, acmeProducer.Subject); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := e.Submit(t.Context(), acmeProducer, []event.Event{ev}); err != nil || out.Accepted != 1 {
+				t.Fatalf("%+v, %v", out, err)
+			}
+			said := decodeUsage(t, log.take())[0]
+			want := [...]string{said.Team, said.Service, said.Feature, said.Agent, said.EndCustomer, said.Environment}
+			if got := [...]string{asked.Team, asked.Service, asked.Feature, asked.Agent, asked.EndCustomer, asked.Environment}; got != want {
+				t.Errorf("%s, team %q: attributed %q, the record says %q", rules, team, got, want)
+			}
+		}
+	}
+	away := newEdge(t, &fakeLog{}, func(o *ingest.Options) { o.Mapping = &fakeMapping{err: errors.New("away")} })
+	ev := usageEvent("a")
+	ev.Tenant = "acme"
+	if err := away.Attribute(&ev, "p"); !errors.Is(err, ingest.ErrUnavailable) {
+		t.Errorf("rules that were never known: %v", err)
+	}
+}

@@ -25,6 +25,10 @@ A key is read from standard input or from a file, never from the command line,
 where other users of the machine and the shell's history see it. It is stored
 sealed and shown masked. After a rotation the old key is live for 24 hours.
 
+A switch or cap of a team is about the calls whose entries name the team: mapping
+rules decide (tallystick mapping), so a rule with override binds a credential to its
+team whatever its callers send.
+
 Rate limits hold in each proxy by itself. A spend cap counts what calls cost from
 when it is first set; of several proxies each knows what the others have spent as
 of a few seconds ago.

@@ -106,24 +106,35 @@ func newProvidersWorld(t *testing.T) *providersWorld {
 // call makes one call through the proxy and gives the answer's headers.
 func (w *providersWorld) call(want int, team string) http.Header {
 	w.t.Helper()
+	code, h, body := w.tryCall(team)
+	if code != want {
+		w.t.Errorf("a call: %d %s, want %d", code, body, want)
+	}
+	return h
+}
+
+// tryCall makes one call through the proxy; without a team it sends no header.
+func (w *providersWorld) tryCall(team string) (code int, h http.Header, body []byte) {
+	w.t.Helper()
 	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, "https://"+w.app.metering.addr+"/openai/v1/chat/completions",
 		strings.NewReader(`{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}],"max_tokens":10}`))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer "+w.caller)
-	req.Header.Set("X-Tallystick-Team", team)
+	if team != "" {
+		req.Header.Set("X-Tallystick-Team", team)
+	}
 	req.Header.Set("X-Tallystick-Return", "cost")
 	resp, err := w.client.Do(req)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != want {
-		w.t.Errorf("a call: %d %s %v, want %d", resp.StatusCode, body, err, want)
+	if body, err = io.ReadAll(resp.Body); err != nil {
+		w.t.Fatal(err)
 	}
-	return resp.Header
+	return resp.StatusCode, resp.Header, body
 }
 
 // switches throws and lifts a switch.

@@ -145,7 +145,7 @@ func (a *app) proxyParts(ctx context.Context, edge *ingest.Edge, queue *spool.Sp
 	gate := proxyGate{a.access.gate}
 	foreign := proxy.NewUpstream(proxy.Options{}, &net.Dialer{ControlContext: egress.Control(a.cfg.Providers.PrivateNetworks)})
 	parts := proxy.Parts{
-		Auth: a.access.auth, Sink: edge, Room: spoolRoom{queue}, Keys: gate, Switch: gate, Limits: gate, Budgets: gate,
+		Auth: a.access.auth, Sink: edge, Room: spoolRoom{queue}, Keys: gate, Rules: edge, Switch: gate, Limits: gate, Budgets: gate,
 		Pricer: pricer, Foreign: foreign,
 	}
 	if a.cfg.Proxy.Digests {

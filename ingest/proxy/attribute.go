@@ -18,6 +18,25 @@ func (x *exchange) attribute() {
 	x.tags = append(x.tags, a.Tags[:min(len(a.Tags), event.MaxTags-ownTags)]...)
 }
 
+// judge finds out whom the call is for as its entry will say, so that nobody steps
+// over a team's switch or cap by leaving a header out, or by naming another team
+// where the tenant's rules bind the credential to one.
+func (x *exchange) judge() error {
+	x.judged = x.call
+	if x.p.parts.Rules == nil {
+		return nil
+	}
+	ev := &x.events[0]
+	x.fill(ev)
+	if err := x.p.parts.Rules.Attribute(ev, x.who.Subject); err != nil {
+		return err
+	}
+	c := &x.judged
+	c.Team, c.Service, c.Feature, c.Agent = ev.Team, ev.Service, ev.Feature, ev.Agent
+	c.EndCustomer, c.Environment = ev.EndCustomer, ev.Environment
+	return nil
+}
+
 // setTag adds a tag of ours; it wins over a client's of the same key.
 func setTag(tags []event.Tag, key, value string) []event.Tag {
 	for i := range tags {

@@ -33,14 +33,17 @@ const (
 type exchange struct {
 	p       *Proxy
 	w       http.ResponseWriter
-	r       *http.Request
+	r       *http.Request   // nil once the stream is taken over
+	ctx     context.Context // of the call
+	wants   bool            // the client asks for the cost
 	started time.Time
 
 	to      target
 	metered bool
 	id      string // of the event
 	who     authn.Principal
-	call    Call
+	call    Call // as the caller says; the sink runs the tenant's rules over its event
+	judged  Call // as those who may stop it see it
 	user    string
 	tags    []event.Tag
 	dropped []string // request headers that end here
@@ -50,6 +53,17 @@ type exchange struct {
 
 	body     *buffer
 	reserved int64 // bytes of body
+
+	upstream context.Context // of the provider's part; it outlives r's where the stream is parked
+	cancel   context.CancelCauseFunc
+	leave    func() bool // unties upstream from r's context
+	watch    *time.Timer
+	resp     *http.Response
+	mayPark  bool
+	trailers bool
+	taken    *taken      // nil while net/http has the connection
+	unwatch  func() bool // of a parked stream: unties it from upstream
+
 	meter    usage.Meter
 	decode   *decoder // of a compressed response; nil is none
 	stream   bool
@@ -62,9 +76,18 @@ type exchange struct {
 
 func newExchange(p *Proxy) *exchange { return &exchange{p: p} }
 
-// release forgets everything of the call.
+// release ends what is left of the call and forgets it.
 func (x *exchange) release() {
 	x.free()
+	if x.cancel != nil {
+		x.watch.Stop()
+		x.leave()
+		if x.resp != nil {
+			x.resp.Body.Close()
+		}
+		x.cancel(nil)
+	}
+	x.p.calls.Add(-1)
 	*x = exchange{p: x.p, tags: clearTags(x.tags)}
 }
 
@@ -86,12 +109,16 @@ func (x *exchange) free() {
 	x.key = ProviderKey{}
 }
 
-// serve does the whole call. aborted says that the connection is to be cut: the
-// client must not take what it has for the whole response.
-func (x *exchange) serve(w http.ResponseWriter, r *http.Request) (aborted bool) {
-	x.w, x.r, x.started = w, r, x.p.opts.Now()
+// errCut says that the connection is to be cut: the client must not take what it has
+// for the whole response.
+var errCut = errors.New("proxy: the response is cut")
+
+// serve does the whole call. errParked says that x is not the caller's any more; any
+// other error is that of errCut.
+func (x *exchange) serve(w http.ResponseWriter, r *http.Request) error {
+	x.w, x.r, x.ctx, x.started = w, r, r.Context(), x.p.opts.Now()
+	x.wants = r.Header[ReturnHeader] != nil
 	n := x.p.calls.Add(1)
-	defer x.p.calls.Add(-1)
 	no := x.prepare(n)
 	if no == nil {
 		no = x.admit()
@@ -187,8 +214,11 @@ func (x *exchange) admit() *refusal {
 		x.readAsk()
 	}
 	ctx, p := x.r.Context(), &x.p.parts
+	if err := x.judge(); err != nil {
+		return unknown("whom the call is for cannot be told now", err)
+	}
 	if p.Switch != nil {
-		policy, reason, killed, err := p.Switch.Killed(ctx, &x.call)
+		policy, reason, killed, err := p.Switch.Killed(ctx, &x.judged)
 		switch {
 		case err != nil:
 			return unknown("whether calls are stopped cannot be told now", err)
@@ -198,7 +228,7 @@ func (x *exchange) admit() *refusal {
 		}
 	}
 	if p.Limits != nil {
-		wait, policy, err := p.Limits.Take(ctx, &x.call)
+		wait, policy, err := p.Limits.Take(ctx, &x.judged)
 		if err != nil {
 			return unknown("the credential's limits cannot be told now", err)
 		}
@@ -240,7 +270,7 @@ func (x *exchange) reserve(ctx context.Context) *refusal {
 		}
 		estimate, _ = x.p.parts.Pricer.Price(x.call.Provider, x.call.Model, "", x.started, &v)
 	}
-	held, err := x.p.parts.Budgets.Reserve(ctx, &x.call, estimate)
+	held, err := x.p.parts.Budgets.Reserve(ctx, &x.judged, estimate)
 	switch {
 	case errors.Is(err, ErrOverBudget):
 		return &refusal{code: http.StatusTooManyRequests, kind: "budget", status: event.StatusBlocked,

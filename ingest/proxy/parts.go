@@ -21,6 +21,16 @@ var ErrNoProviderKey = errors.New("proxy: the tenant has no key for this provide
 // ErrOverBudget says that a call would exceed a budget; the client gets 429.
 var ErrOverBudget = errors.New("proxy: over budget")
 
+// Rules know whom a call is for where the caller's word does not count, or not
+// alone. Asked once per call by many goroutines; it answers from memory.
+// *ingest.Edge is one.
+type Rules interface {
+	// Attribute puts the dimensions into a call's event that its entry will have,
+	// given the Subject of the caller's token. An error means that nobody can tell
+	// now (503).
+	Attribute(ev *event.Event, credential string) error
+}
+
 // Call is what is known of a call before it goes upstream. It holds no text.
 // It is the proxy's and lives until the call ends: keep copies, not the pointer.
 type Call struct {
@@ -32,7 +42,8 @@ type Call struct {
 	Provider, Model string
 	// Operation is what the endpoint does: chat, embeddings, …
 	Operation string
-	// Attribution after the credential's defaults, "" is untagged.
+	// Attribution after the tenant's rules (Parts.Rules), "" is untagged. Rules see the
+	// model that the request names, as a provider's own is known only after the call.
 	Team, Service, Feature, Agent, EndCustomer, Environment string
 	// PromptTokens is an estimate of the prompt, and MaxTokens what the request
 	// allows the answer to have; 0 is unknown.

@@ -49,8 +49,10 @@ type Parts struct {
 	Room Room
 	// Keys are the providers' keys.
 	Keys Keys
-	// Switch, Limits, Budgets, Capture and Pricer may each be nil: nothing is
-	// killed, limited, reserved, digested or priced then.
+	// Rules, Switch, Limits, Budgets, Capture and Pricer may each be nil: the caller
+	// says whom a call is for, and nothing is killed, limited, reserved, digested or
+	// priced then.
+	Rules   Rules
 	Switch  Switch
 	Limits  Limits
 	Budgets Budgets
@@ -74,6 +76,7 @@ type Proxy struct {
 	calls  atomic.Int64 // in hand
 	bytes  atomic.Int64 // of request bodies in hand
 	gaps   gaps
+	lot    lot
 	quiet  rate.Sometimes // for the log messages about a sink that fails
 
 	done, refused, truncated atomic.Int64
@@ -121,13 +124,17 @@ func (p *Proxy) Stats() Stats {
 }
 
 // Run submits what the Sink did not take at once, until ctx ends and once more
-// then. It returns nil.
+// then. Silent streams are parked meanwhile, out of the server's hands: end Run after
+// the server, and before the Sink. It returns nil when they are over, and cuts those
+// that are not after 10 s.
 func (p *Proxy) Run(ctx context.Context) error {
+	p.lot.open()
 	tick := time.NewTicker(gapInterval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			p.lot.close(drainTime)
 			p.flushGaps(context.WithoutCancel(ctx))
 			return nil
 		case <-tick.C:
@@ -139,10 +146,13 @@ func (p *Proxy) Run(ctx context.Context) error {
 // ServeHTTP forwards one call.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := p.exchanges.Get().(*exchange)
-	aborted := x.serve(w, r)
+	err := x.serve(w, r)
+	if errors.Is(err, errParked) {
+		return
+	}
 	x.release()
 	p.exchanges.Put(x)
-	if aborted {
+	if err != nil {
 		panic(http.ErrAbortHandler) // the client must see that the response is cut
 	}
 }
