@@ -76,7 +76,6 @@ type Proxy struct {
 	calls  atomic.Int64 // in hand
 	bytes  atomic.Int64 // of request bodies in hand
 	gaps   gaps
-	lot    lot
 	quiet  rate.Sometimes // for the log messages about a sink that fails
 
 	done, refused, truncated atomic.Int64
@@ -124,17 +123,13 @@ func (p *Proxy) Stats() Stats {
 }
 
 // Run submits what the Sink did not take at once, until ctx ends and once more
-// then. Silent streams are parked meanwhile, out of the server's hands: end Run after
-// the server, and before the Sink. It returns nil when they are over, and cuts those
-// that are not after 10 s.
+// then. It returns nil.
 func (p *Proxy) Run(ctx context.Context) error {
-	p.lot.open()
 	tick := time.NewTicker(gapInterval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			p.lot.close(drainTime)
 			p.flushGaps(context.WithoutCancel(ctx))
 			return nil
 		case <-tick.C:
@@ -146,13 +141,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 // ServeHTTP forwards one call.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := p.exchanges.Get().(*exchange)
-	err := x.serve(w, r)
-	if errors.Is(err, errParked) {
-		return
-	}
+	aborted := x.serve(w, r)
 	x.release()
 	p.exchanges.Put(x)
-	if err != nil {
+	if aborted {
 		panic(http.ErrAbortHandler) // the client must see that the response is cut
 	}
 }
