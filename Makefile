@@ -150,6 +150,16 @@ bench: engines build ## measure every hot path and end to end, as ratios to limi
 bench/short: engines build ## the same for a few seconds each: shows that it runs, not how fast
 	@$(BIN) bench --short
 
+.PHONY: bench/gateways
+bench/gateways: build ## measure the proxy beside Portkey's gateway and LiteLLM's proxy (needs Python 3 with venv)
+	@deploy/clients/install litellm ../gateways
+	@$(BIN) bench gateways
+
+.PHONY: bench/gateways/short
+bench/gateways/short: build ## the same for a few seconds: shows that it runs, not how fast
+	@deploy/clients/install litellm ../gateways
+	@$(BIN) bench gateways --short
+
 ## Care
 
 LINTER := bin/golangci-lint
@@ -178,4 +188,4 @@ generate/check: ## fail when api/gen is not what api/proto generates
 
 .PHONY: clean
 clean: ## remove what was built and installed here; data directories stay
-	@rm -rf bin api/web/dist/* api/web/node_modules deploy/engines/node_modules deploy/tools/node_modules deploy/tools/bin deploy/kafka/libs deploy/kms/venv
+	@rm -rf bin api/web/dist/* api/web/node_modules deploy/engines/node_modules deploy/tools/node_modules deploy/tools/bin deploy/kafka/libs deploy/kms/venv deploy/clients/venv deploy/clients/node/node_modules deploy/gateways/node_modules

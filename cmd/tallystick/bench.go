@@ -48,6 +48,7 @@ func newBenchCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&r.short, "short", false, "a few seconds each: shows that it runs, not how fast")
 	cmd.Flags().StringVar(&r.only, "only", "", "measure only this: ledger (with verify), ingest, kafka (with processors), clickhouse, proxy or e2e")
+	cmd.AddCommand(newBenchGatewaysCommand())
 	return cmd
 }
 

@@ -179,9 +179,17 @@ func (r *benchRun) proxyIdleStreams(ctx context.Context, p *proxyPart) error {
 // request is the request that every part gets; the paths are ours, and the provider
 // looks at none.
 func (p *proxyPart) request(query string) []byte {
-	return fmt.Appendf(nil, "POST /openai/v1/chat/completions%s HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"+
-		"Accept: application/json\r\nUser-Agent: OpenAI/Python 1.99.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Retry-Count: 0\r\nContent-Length: %d\r\n\r\n%s",
-		query, benchToken, len(benchChatRequest), benchChatRequest)
+	if p.call != nil {
+		return p.call
+	}
+	return benchCall("/openai/v1/chat/completions"+query, benchToken, "")
+}
+
+// benchCall is a call as OpenAI's SDK for Python makes it, with further headers.
+func benchCall(path, token, further string) []byte {
+	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"+
+		"Accept: application/json\r\nUser-Agent: OpenAI/Python 1.99.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Retry-Count: 0\r\n%sContent-Length: %d\r\n\r\n%s",
+		path, token, further, len(benchChatRequest), benchChatRequest)
 }
 
 // load sends requests over so many connections for a while. Of streams the latency
@@ -191,7 +199,7 @@ func (p *proxyPart) load(ctx context.Context, conns int, query string, took time
 	var mu sync.Mutex // protects failed and b
 	var failed error
 	var wg sync.WaitGroup
-	own, proc := selfCPU(), processCPU(p.cmd.Process.Pid)
+	own, proc := selfCPU(), treeCPU(p.cmd.Process.Pid)
 	start := time.Now()
 	for range conns {
 		wg.Go(func() {
@@ -204,7 +212,7 @@ func (p *proxyPart) load(ctx context.Context, conns int, query string, took time
 	}
 	wg.Wait()
 	slices.Sort(b.latencies)
-	b.sample = sample{rows: len(b.latencies), took: time.Since(start), own: selfCPU() - own, db: processCPU(p.cmd.Process.Pid) - proc}
+	b.sample = sample{rows: len(b.latencies), took: time.Since(start), own: selfCPU() - own, db: treeCPU(p.cmd.Process.Pid) - proc}
 	return b, failed
 }
 

@@ -16,6 +16,7 @@ import (
 type proxyPart struct {
 	name string
 	url  string
+	call []byte // what it is sent, where that is not the other parts' request
 	cmd  *exec.Cmd
 	in   io.Closer
 }

@@ -25,7 +25,7 @@ var dangerous = []struct {
 	},
 	{
 		[]string{"os/exec"}, []string{"internal/embedded/…", "internal/gpu"}, "cmd/tallystick/*_server.go",
-		"child processes are the embedded engines', the GPU vendors' tools that the agent reads, and our own program for the smoke test and the proxy's benchmark; nothing else is ever run",
+		"child processes are the embedded engines', the GPU vendors' tools that the agent reads, and our own program for the smoke test and the proxy's benchmark, and the gateways beside it there; nothing else is ever run",
 	},
 	{
 		[]string{"net/http/pprof", "expvar", "plugin"}, nil, "",
