@@ -2,6 +2,8 @@ package analytics
 
 import (
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/tallystick/tallystick/analytics/report"
 )
@@ -46,6 +48,12 @@ func Statements(span report.Span, seq int64, tagKey string, values map[string][]
 				q.params[fmt.Sprintf("key%d", i+1)] = stringParam(tagKey)
 			}
 		}
+		for i := range s.n {
+			if s.owned&(1<<i) != 0 {
+				q.params[fmt.Sprintf("owners%d", i+1)] = stringsParam([]string{"first's", ""})
+				q.periods = []time.Time{span.Start, span.Start.Add(2 * time.Hour)}
+			}
+		}
 		for i, c := range columns {
 			if s.filters&(1<<i) != 0 {
 				q.params["in_"+c.name] = stringsParam(values[c.name])
@@ -60,6 +68,12 @@ func Statements(span report.Span, seq int64, tagKey string, values map[string][]
 	}
 	return all
 }
+
+// teamColumn and environmentColumn are two that untagged usage has owners in.
+const (
+	teamColumn        column = 6
+	environmentColumn column = 12
+)
 
 // shapes covers every piece that a statement may be made of.
 func shapes() (all []shape) {
@@ -85,6 +99,9 @@ func shapes() (all []shape) {
 			for _, f := range []form{groupsForm, seriesForm} {
 				all = append(all, shape{form: f, source: from, n: 1, groups: [3]column{c}},
 					shape{form: f, source: from, n: 3, groups: [3]column{c, usable[0], usable[len(usable)-1]}})
+				if c != tagColumnID && slices.Contains(report.Allocatable(), columns[c].name) {
+					all = append(all, shape{form: f, source: from, n: 1, groups: [3]column{c}, owned: 1})
+				}
 			}
 		}
 		for _, f := range []form{summaryForm, groupsForm, seriesForm} {
@@ -95,6 +112,10 @@ func shapes() (all []shape) {
 			all = append(all, s)
 			if f != groupsForm {
 				all = append(all, shape{form: f, source: from})
+			}
+			if f != summaryForm {
+				s.n, s.groups, s.owned = 3, [3]column{teamColumn, usable[0], environmentColumn}, 0b101
+				all = append(all, s)
 			}
 		}
 	}

@@ -82,6 +82,7 @@ type shape struct {
 	source  source
 	groups  [report.MaxGroupBy]column // the first n of them
 	n       int
+	owned   uint8  // one bit per place of groups: untagged usage has owners there
 	filters uint16 // one bit per column
 	tags    int    // filters that are tags
 }
@@ -96,8 +97,8 @@ const (
 
 	// edges are of the unit that the bucket's expression has: microseconds in
 	// one table, hours in the other. roundDown searches by halves.
-	entryBucket = `roundDown(toUnixTimestamp64Micro(occurred_at), {edges:Array(Int64)}) AS bucket`
-	hourBucket  = `roundDown(toInt64(hour), {edges:Array(Int64)}) AS bucket`
+	entryBucket = `roundDown(` + entryTime + `, {edges:Array(Int64)}) AS bucket`
+	hourBucket  = `roundDown(` + hourTime + `, {edges:Array(Int64)}) AS bucket`
 
 	entryCost = `sum(ifNull(cost, toDecimal128(0, 12)))`
 	hourCost  = `sum(sum_cost)`
@@ -140,6 +141,23 @@ const (
 		` $OUTCOLUMNS, $SUMS$FROM GROUP BY bucket, other, $OUTNAMES)` +
 		` ORDER BY bucket, other, $OUTNAMES`
 
+	// With owners the columns are what usage is shown as, and moved says of which
+	// rows that is not what they carry. The groups come in no order: a group is of
+	// one row or two.
+	ownedGroupsTemplate = `SELECT $OUTNAMES, other, moved, ` + sums +
+		` FROM (SELECT ($COLUMNS) NOT IN (SELECT $COLUMNS$FROM GROUP BY $COLUMNS ORDER BY $COST DESC, $COLUMNS LIMIT {top:UInt32}) AS other,` +
+		` $OUTCOLUMNS, $MOVED AS moved, $SUMS$FROM GROUP BY other, moved, $OUTNAMES)`
+
+	ownedSeriesTemplate = `SELECT $OUTNAMES, other, moved, bucket, ` + sums +
+		` FROM (SELECT $BUCKET, ($COLUMNS) NOT IN (SELECT $COLUMNS$FROM GROUP BY $COLUMNS ORDER BY $COST DESC, $COLUMNS LIMIT {top:UInt32}) AS other,` +
+		` $OUTCOLUMNS, $MOVED AS moved, $SUMS$FROM GROUP BY bucket, other, moved, $OUTNAMES)`
+
+	// ownedColumn is the column $K with the owner in place of "" whose period the
+	// row's time $T is in. The first period begins with the window.
+	ownedColumn = `if($K = '', unhex(transform(roundDown($T, {periods:Array(Int64)}), {periods:Array(Int64)}, {owners$N:Array(String)}, '')), toString($K))`
+	entryTime   = `toUnixTimestamp64Micro(occurred_at)`
+	hourTime    = `toInt64(hour)`
+
 	ungroupedSeriesTemplate = `SELECT bucket, ` + sums + ` FROM (SELECT $BUCKET, $SUMS$FROM GROUP BY bucket) ORDER BY bucket`
 )
 
@@ -151,8 +169,12 @@ func (s shape) statement() string {
 	}
 	template := summaryTemplate
 	switch {
+	case s.form == groupsForm && s.owned != 0:
+		template = ownedGroupsTemplate
 	case s.form == groupsForm:
 		template = groupsTemplate
+	case s.form == seriesForm && s.owned != 0:
+		template = ownedSeriesTemplate
 	case s.form == seriesForm && s.n > 0:
 		template = seriesTemplate
 	case s.form == seriesForm:
@@ -162,20 +184,43 @@ func (s shape) statement() string {
 		"$FROM", from+s.conditions(), "$SUMS", cost+" AS a_cost, "+counts, "$COUNTS", counts, "$BUCKET", bucket, "$COST", cost,
 		"$OUTCOLUMNS", s.list("if(other, '', toString($K)) AS o$N"), "$OUTNAMES", s.list("o$N"),
 		"$OUT", s.list("if(other, '', toString(g$N)) AS o$N"),
-		"$KEYS", s.list("$K AS g$N"), "$NAMES", s.list("g$N"), "$COLUMNS", s.list("$K"),
+		"$KEYS", s.list("$K AS g$N"), "$NAMES", s.list("g$N"), "$COLUMNS", s.list("$K"), "$MOVED", s.moved(),
 	).Replace(template)
+}
+
+// moved is the expression of whether an owner stands for a row's own value.
+func (s shape) moved() string {
+	var parts []string
+	for i := range s.n {
+		if s.owned&(1<<i) != 0 {
+			parts = append(parts, "toString("+columns[s.groups[i]].name+") != "+s.expression(i))
+		}
+	}
+	return strings.Join(parts, " OR ")
+}
+
+// expression is that of the dimension at a place of the groups.
+func (s shape) expression(i int) string {
+	number := strconv.Itoa(i + 1)
+	c := s.groups[i]
+	switch {
+	case c == tagColumnID:
+		return strings.ReplaceAll("tags[unhex({key$N:String})]", "$N", number)
+	case s.owned&(1<<i) == 0:
+		return columns[c].name
+	}
+	at := entryTime
+	if s.source == byHour {
+		at = hourTime
+	}
+	return strings.NewReplacer("$K", columns[c].name, "$T", at, "$N", number).Replace(ownedColumn)
 }
 
 // list repeats a piece for each dimension of the shape.
 func (s shape) list(piece string) string {
 	parts := make([]string, s.n)
 	for i := range parts {
-		number := strconv.Itoa(i + 1)
-		expression := strings.ReplaceAll("tags[unhex({key$N:String})]", "$N", number)
-		if c := s.groups[i]; c != tagColumnID {
-			expression = columns[c].name
-		}
-		parts[i] = strings.NewReplacer("$K", expression, "$N", number).Replace(piece)
+		parts[i] = strings.NewReplacer("$K", s.expression(i), "$N", strconv.Itoa(i+1)).Replace(piece)
 	}
 	return strings.Join(parts, ", ")
 }

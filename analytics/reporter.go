@@ -67,19 +67,34 @@ func (r *Reporter) Groups(ctx context.Context, req *report.GroupsRequest) (*repo
 	if err := req.Validate(); err != nil {
 		return nil, err
 	}
+	if req.Allocation.Method == report.Proportional {
+		return r.divided(ctx, req)
+	}
 	q, err := r.prepare(ctx, groupsForm, &req.Query, req.GroupBy, req.Top)
 	if err != nil {
 		return nil, err
 	}
-	out := &report.Groups{}
+	allocation, err := q.own(&req.Allocation, req.GroupBy)
+	if err != nil {
+		return nil, err
+	}
+	return r.groups(ctx, q, allocation)
+}
+
+// groups reads the groups of a query; allocation is nil when they are as tagged.
+func (r *Reporter) groups(ctx context.Context, q *query, allocation *report.Allocated) (*report.Groups, error) {
+	out := &report.Groups{Allocation: allocation}
+	var err error
 	out.Coverage, err = r.run(ctx, q, func(rows driver.Rows) error {
-		out.Groups, out.Totals = nil, report.Totals{}
-		keys := newGroupKeys(q.shape.n)
-		var totals report.Totals
-		return scanRows(rows, &totals, func() error {
-			out.Groups = append(out.Groups, report.Group{Values: keys.values(), Other: keys.other == 1, Totals: totals})
-			return out.Totals.Add(&totals)
-		}, keys.targets()...)
+		collector := newGroupCollector(q, allocation != nil)
+		if err := scanRows(rows, &collector.totals, collector.add, collector.targets()...); err != nil {
+			return err
+		}
+		out.Groups, out.Totals = collector.finish(), collector.sum
+		if allocation != nil {
+			allocation.Totals = collector.allocated
+		}
+		return nil
 	})
 	return out, err
 }
@@ -95,16 +110,18 @@ func (r *Reporter) TimeSeries(ctx context.Context, req *report.TimeSeriesRequest
 		return nil, err
 	}
 	out := &report.TimeSeries{Buckets: q.buckets}
+	if out.Allocation, err = q.own(&req.Allocation, req.GroupBy); err != nil {
+		return nil, err
+	}
 	out.Coverage, err = r.run(ctx, q, func(rows driver.Rows) error {
-		collector := newSeriesCollector(q)
-		targets := []any{&collector.bucket}
-		if q.shape.n > 0 {
-			targets = append(collector.keys.targets(), &collector.bucket)
-		}
-		if err := scanRows(rows, &collector.totals, collector.add, targets...); err != nil {
+		collector := newSeriesCollector(q, out.Allocation != nil)
+		if err := scanRows(rows, &collector.totals, collector.add, collector.targets()...); err != nil {
 			return err
 		}
 		out.Series, out.Totals, err = collector.finish()
+		if out.Allocation != nil {
+			out.Allocation.Totals = collector.allocated
+		}
 		return err
 	})
 	return out, err
@@ -127,6 +144,7 @@ type query struct {
 	span    report.Span
 	params  map[string]string
 	buckets []time.Time // of a time series
+	periods []time.Time // of owners, the first the window's start; nil without owners
 }
 
 // prepare validates and turns a request into a query of single entries or, where
@@ -206,6 +224,15 @@ func (s source) unit(t time.Time) int64 {
 	return t.UnixMicro()
 }
 
+// units are times in the unit of the source.
+func (s source) units(times []time.Time) []int64 {
+	units := make([]int64, len(times))
+	for i, t := range times {
+		units[i] = s.unit(t)
+	}
+	return units
+}
+
 // bind sets the parameters that depend on the source.
 func (q *query) bind(seq int64) {
 	s := q.shape.source
@@ -217,15 +244,12 @@ func (q *query) bind(seq int64) {
 	if q.shape.form == seriesForm {
 		q.params["edges"] = intsParam(q.edges())
 	}
+	if q.shape.owned != 0 {
+		q.params["periods"] = intsParam(s.units(q.periods))
+	}
 }
 
-func (q *query) edges() []int64 {
-	edges := make([]int64, len(q.buckets))
-	for i, t := range q.buckets {
-		edges[i] = q.shape.source.unit(t)
-	}
-	return edges
-}
+func (q *query) edges() []int64 { return q.shape.source.units(q.buckets) }
 
 // run asks the query and says what the answer covers.
 //

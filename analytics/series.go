@@ -35,17 +35,91 @@ func (k *groupKeys) values() []string {
 	return slices.Clone(k.texts[:k.n])
 }
 
+// groupCollector turns rows by group into groups.
+type groupCollector struct {
+	keys   *groupKeys
+	owned  bool  // rows say whether they were moved
+	split  bool  // groups say what of them is allocated
+	moved  uint8 // of the present row, as what follows
+	totals report.Totals
+
+	groups         map[groupKeys]*report.Group
+	sum, allocated report.Totals // of all groups
+}
+
+func newGroupCollector(q *query, split bool) *groupCollector {
+	return &groupCollector{keys: newGroupKeys(q.shape.n), owned: q.shape.owned != 0, split: split, groups: map[groupKeys]*report.Group{}}
+}
+
+// targets are where a row's keys are scanned into.
+func (c *groupCollector) targets() []any {
+	targets := c.keys.targets()
+	if c.owned {
+		targets = append(targets, &c.moved)
+	}
+	return targets
+}
+
+// add takes over the present row.
+func (c *groupCollector) add() error {
+	g := c.groups[*c.keys]
+	if g == nil {
+		g = &report.Group{Values: c.keys.values(), Other: c.keys.other == 1}
+		c.groups[*c.keys] = g
+	}
+	if err := c.sum.Add(&c.totals); err != nil {
+		return err
+	}
+	if !c.split {
+		return g.Totals.Add(&c.totals)
+	}
+	if c.moved == 1 {
+		if err := c.allocated.Add(&c.totals); err != nil {
+			return err
+		}
+	}
+	return g.AddPart(&c.totals, c.moved == 1)
+}
+
+// finish orders the groups.
+func (c *groupCollector) finish() (groups []report.Group) {
+	for _, g := range c.groups {
+		groups = append(groups, *g)
+	}
+	slices.SortFunc(groups, func(a, b report.Group) int { return compareGroups(&a, &b) })
+	return groups
+}
+
 // seriesCollector turns rows by bucket and group into series.
 type seriesCollector struct {
 	keys   *groupKeys
+	owned  bool  // rows say whether they were moved
+	split  bool  // series say what of them is allocated
+	moved  uint8 // of the present row, as what follows
 	bucket int64
-	totals report.Totals // of the present row
-	edges  []int64
-	series map[groupKeys]*report.Series
+	totals report.Totals
+
+	edges     []int64
+	series    map[groupKeys]*report.Series
+	allocated report.Totals // of all series
 }
 
-func newSeriesCollector(q *query) *seriesCollector {
-	return &seriesCollector{keys: newGroupKeys(q.shape.n), edges: q.edges(), series: map[groupKeys]*report.Series{}}
+func newSeriesCollector(q *query, split bool) *seriesCollector {
+	return &seriesCollector{
+		keys: newGroupKeys(q.shape.n), owned: q.shape.owned != 0, split: split, edges: q.edges(), series: map[groupKeys]*report.Series{},
+	}
+}
+
+// targets are where a row's keys are scanned into.
+func (c *seriesCollector) targets() []any {
+	var targets []any
+	if c.keys.n > 0 {
+		targets = c.keys.targets()
+	}
+	if c.owned {
+		targets = append(targets, &c.moved)
+	}
+	return append(targets, &c.bucket)
 }
 
 // add takes over the present row.
@@ -61,14 +135,29 @@ func (c *seriesCollector) add() error {
 		return err
 	}
 	s.Requests[i] += c.totals.Requests
-	return s.Totals.Add(&c.totals)
+	if !c.split {
+		return s.Totals.Add(&c.totals)
+	}
+	if c.moved == 1 {
+		if err := s.Allocated[i].Add(c.totals.Cost); err != nil {
+			return err
+		}
+		if err := c.allocated.Add(&c.totals); err != nil {
+			return err
+		}
+	}
+	return s.AddPart(&c.totals, c.moved == 1)
 }
 
 func (c *seriesCollector) newSeries() *report.Series {
-	return &report.Series{
+	s := &report.Series{
 		Group: report.Group{Values: c.keys.values(), Other: c.keys.other == 1},
 		Cost:  make([]money.Sum, len(c.edges)), Requests: make([]int64, len(c.edges)),
 	}
+	if c.split {
+		s.Allocated = make([]money.Sum, len(c.edges))
+	}
+	return s
 }
 
 // finish orders the series as Groups does. A series without groups is there
@@ -83,14 +172,17 @@ func (c *seriesCollector) finish() (series []report.Series, totals report.Totals
 			return nil, totals, err
 		}
 	}
-	slices.SortFunc(series, func(a, b report.Series) int {
-		if a.Other != b.Other {
-			if a.Other {
-				return 1
-			}
-			return -1
-		}
-		return cmp.Or(b.Totals.Cost.Cmp(a.Totals.Cost), slices.Compare(a.Values, b.Values))
-	})
+	slices.SortFunc(series, func(a, b report.Series) int { return compareGroups(&a.Group, &b.Group) })
 	return series, totals, nil
+}
+
+// compareGroups puts the group of greater cost first, and "other" last.
+func compareGroups(a, b *report.Group) int {
+	if a.Other != b.Other {
+		if a.Other {
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(b.Totals.Cost.Cmp(a.Totals.Cost), slices.Compare(a.Values, b.Values))
 }

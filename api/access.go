@@ -76,8 +76,10 @@ var access = map[string]rule{
 	pb.PriceService_ApprovePrices_FullMethodName:       {scope: authn.Admin, operator: true, audited: true},
 	pb.PriceService_RejectPrices_FullMethodName:        {scope: authn.Admin, operator: true, audited: true},
 
-	pb.MappingService_GetMappingRules_FullMethodName: {scope: authn.Read},
-	pb.MappingService_PutMappingRules_FullMethodName: {scope: authn.Admin, audited: true},
+	pb.MappingService_GetMappingRules_FullMethodName:  {scope: authn.Read},
+	pb.MappingService_PutMappingRules_FullMethodName:  {scope: authn.Admin, audited: true},
+	pb.MappingService_GetDefaultOwners_FullMethodName: {scope: authn.Read},
+	pb.MappingService_PutDefaultOwners_FullMethodName: {scope: authn.Admin, audited: true},
 
 	pb.ConnectionService_CreateConnection_FullMethodName:   {scope: authn.Admin, audited: true},
 	pb.ConnectionService_ListConnections_FullMethodName:    {scope: authn.Admin},

@@ -82,11 +82,29 @@ func groupRows(m *pb.GroupsResponse) [][]string {
 	for _, g := range m.Groups {
 		width = max(width, len(g.Group))
 	}
-	rows := [][]string{totalsHeader(groupHeader(width))}
+	rows := [][]string{allocatedHeader(totalsHeader(groupHeader(width)), m.Allocation)}
 	for _, g := range m.Groups {
-		rows = append(rows, totalsRow(groupCells(g.Group, g.Other, width), g.Totals))
+		row := totalsRow(groupCells(g.Group, g.Other, width), g.Totals)
+		if m.Allocation != nil {
+			row = totalsRow(totalsRow(row, g.Direct), g.Allocated)
+		}
+		rows = append(rows, row)
 	}
 	return rows
+}
+
+// allocatedHeader adds the columns of what totals consist of, where a report has an
+// allocation.
+func allocatedHeader(row []string, a *pb.Allocation) []string {
+	if a == nil {
+		return row
+	}
+	for _, part := range []string{"direct_", "allocated_"} {
+		for _, name := range totalsHeader(nil) {
+			row = append(row, part+name)
+		}
+	}
+	return row
 }
 
 func seriesRows(m *pb.TimeSeriesResponse) [][]string {
@@ -94,12 +112,20 @@ func seriesRows(m *pb.TimeSeriesResponse) [][]string {
 	for _, s := range m.Series {
 		width = max(width, len(s.Group))
 	}
-	rows := [][]string{append(append([]string{"bucket"}, groupHeader(width)...), "cost_usd", "requests")}
+	header := append(append([]string{"bucket"}, groupHeader(width)...), "cost_usd", "requests")
+	if m.Allocation != nil {
+		header = append(header, "allocated_cost_usd")
+	}
+	rows := [][]string{header}
 	for _, s := range m.Series {
 		cells := groupCells(s.Group, s.Other, width)
 		for i, start := range m.Buckets {
 			row := append([]string{start.AsTime().Format(time.RFC3339)}, cells...)
-			rows = append(rows, append(row, s.CostUsd[i], strconv.FormatInt(s.Requests[i], 10)))
+			row = append(row, s.CostUsd[i], strconv.FormatInt(s.Requests[i], 10))
+			if m.Allocation != nil {
+				row = append(row, s.AllocatedCostUsd[i])
+			}
+			rows = append(rows, row)
 		}
 	}
 	return rows

@@ -15,6 +15,7 @@ import (
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/audit"
 	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/mapping"
 	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/tokens"
@@ -193,21 +194,79 @@ func (f *fakeReports) Summary(_ context.Context, req *report.SummaryRequest) (*r
 func (f *fakeReports) Groups(_ context.Context, req *report.GroupsRequest) (*report.Groups, error) {
 	group := make([]string, len(req.GroupBy))
 	group[0] = "=1+1"
-	return &report.Groups{
+	out := &report.Groups{
 		Groups: []report.Group{{Values: group, Totals: fakeTotals(2)}, {Other: true, Totals: fakeTotals(1)}},
-		Totals: fakeTotals(3), Coverage: fakeCoverage,
-	}, f.err
+		Totals: fakeTotals(3), Coverage: fakeCoverage, Allocation: fakeAllocation(req.Allocation),
+	}
+	if out.Allocation != nil {
+		out.Groups[0].Split = &report.Split{Direct: fakeTotals(1), Allocated: fakeTotals(1)}
+		out.Groups[1].Split = &report.Split{Direct: fakeTotals(1)}
+	}
+	return out, f.err
 }
 
-func (f *fakeReports) TimeSeries(_ context.Context, _ *report.TimeSeriesRequest) (*report.TimeSeries, error) {
-	return &report.TimeSeries{
+// fakeAllocation says that it went by what it was asked for.
+func fakeAllocation(a report.Allocation) *report.Allocated {
+	if a.Method == report.NoAllocation {
+		return nil
+	}
+	return &report.Allocated{Method: a.Method, Totals: fakeTotals(1), Periods: a.Periods}
+}
+
+func (f *fakeReports) TimeSeries(_ context.Context, req *report.TimeSeriesRequest) (*report.TimeSeries, error) {
+	out := &report.TimeSeries{
 		Buckets: []time.Time{windowStart, windowStart.Add(time.Hour)},
 		Series: []report.Series{{
 			Group: report.Group{Values: []string{"search"}, Totals: fakeTotals(1)},
 			Cost:  []money.Sum{money.SumOf(1), money.SumOf(-2)}, Requests: []int64{4, 6},
 		}},
-		Totals: fakeTotals(1), Coverage: fakeCoverage,
-	}, f.err
+		Totals: fakeTotals(1), Coverage: fakeCoverage, Allocation: fakeAllocation(req.Allocation),
+	}
+	if out.Allocation != nil {
+		out.Series[0].Split = &report.Split{Allocated: fakeTotals(1)}
+		out.Series[0].Allocated = []money.Sum{money.SumOf(1), money.SumOf(0)}
+	}
+	return out, f.err
+}
+
+// fakeMapping has no rules, and default owners of one version; what is put is
+// checked as the store does and not kept.
+type fakeMapping struct{}
+
+func (fakeMapping) Get(context.Context, tenant.ID, int64) (mapping.Version, error) {
+	return mapping.Version{}, nil
+}
+
+func (fakeMapping) Put(context.Context, authn.Principal, tenant.ID, int64, []byte) (mapping.Version, error) {
+	return mapping.Version{}, mapping.ErrVersion
+}
+
+var fakeOwners = mapping.DefaultOwners{
+	Version: 1, Owners: map[string]string{"team": "platform", "environment": "prod"}, From: windowStart, CreatedAt: windowEnd, CreatedBy: "acme-key",
+}
+
+func (fakeMapping) DefaultOwners(_ context.Context, id tenant.ID, _ int64) (mapping.DefaultOwners, error) {
+	if id != "acme" {
+		return mapping.DefaultOwners{}, nil
+	}
+	return fakeOwners, nil
+}
+
+func (fakeMapping) PutDefaultOwners(_ context.Context, by authn.Principal, _ tenant.ID, after int64, owners map[string]string, from time.Time) (mapping.DefaultOwners, error) {
+	if err := mapping.CheckOwners(owners); err != nil {
+		return mapping.DefaultOwners{}, err
+	}
+	if after != 1 {
+		return mapping.DefaultOwners{}, fmt.Errorf("put default owners: %w: version 1", mapping.ErrVersion)
+	}
+	if from.IsZero() {
+		from = windowEnd
+	}
+	return mapping.DefaultOwners{Version: 2, Owners: owners, From: from, CreatedAt: windowEnd, CreatedBy: by.Subject}, nil
+}
+
+func (fakeMapping) OwnerPeriods(context.Context, tenant.ID) ([]mapping.OwnerPeriod, error) {
+	return mapping.Periods([]mapping.DefaultOwners{fakeOwners}), nil
 }
 
 // fakeTenants has acme, bravo and t-000 … t-119.
@@ -262,7 +321,7 @@ func (fakeVerifier) Verify(ctx context.Context, _ tenant.ID, req *pb.VerifyLedge
 func testServer(t testing.TB, change func(*api.Deps, *api.Options)) *api.Server {
 	t.Helper()
 	deps := api.Deps{
-		Auth: credentials, Audit: &fakeAudit{}, Reports: &fakeReports{}, Verifier: fakeVerifier{}, Tenants: &fakeTenants{}, Pipeline: fakePipeline{},
+		Auth: credentials, Audit: &fakeAudit{}, Reports: &fakeReports{}, Verifier: fakeVerifier{}, Tenants: &fakeTenants{}, Pipeline: fakePipeline{}, Mapping: &fakeMapping{},
 		Ledger: &fakeLedger{chains: map[tenant.ID][]api.StoredEntry{"acme": makeChain("acme", 22), "bravo": makeChain("bravo", 3)}},
 		Ready:  []api.Dependency{{Name: "postgres", Check: func(context.Context) error { return nil }}},
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -22,6 +23,9 @@ import (
 type Mapping interface {
 	Get(ctx context.Context, id tenant.ID, version int64) (mapping.Version, error)
 	Put(ctx context.Context, by authn.Principal, id tenant.ID, after int64, text []byte) (mapping.Version, error)
+	DefaultOwners(ctx context.Context, id tenant.ID, version int64) (mapping.DefaultOwners, error)
+	PutDefaultOwners(ctx context.Context, by authn.Principal, id tenant.ID, after int64, owners map[string]string, from time.Time) (mapping.DefaultOwners, error)
+	OwnerPeriods(ctx context.Context, id tenant.ID) ([]mapping.OwnerPeriod, error)
 }
 
 // mappingService serves tallystick.v1.MappingService.
@@ -67,6 +71,44 @@ func (m *mappingService) PutMappingRules(ctx context.Context, req *pb.PutMapping
 	return mappingMessage(id, &v)
 }
 
+// GetDefaultOwners returns a version.
+func (m *mappingService) GetDefaultOwners(ctx context.Context, req *pb.GetDefaultOwnersRequest) (*pb.DefaultOwners, error) {
+	id, err := m.of(ctx, req.TenantId)
+	if err != nil {
+		return nil, err
+	}
+	if req.Version < 0 {
+		return nil, invalid("version", "range", "a version is positive, or 0 for the newest")
+	}
+	v, err := m.s.deps.Mapping.DefaultOwners(ctx, id, req.Version)
+	if err != nil {
+		return nil, mappingError(ctx, err)
+	}
+	return ownersMessage(id, &v), nil
+}
+
+// PutDefaultOwners makes the next version.
+func (m *mappingService) PutDefaultOwners(ctx context.Context, req *pb.PutDefaultOwnersRequest) (*pb.DefaultOwners, error) {
+	id, err := m.of(ctx, req.TenantId)
+	if err != nil {
+		return nil, err
+	}
+	if req.EffectiveFrom != nil && (req.EffectiveFrom.CheckValid() != nil || req.EffectiveFrom.AsTime().IsZero()) {
+		return nil, invalid("effective_from", "range", "a time between 1970 and 2262")
+	}
+	v, err := m.s.deps.Mapping.PutDefaultOwners(ctx, principal(ctx), id, req.AfterVersion, req.Owners, moment(req.EffectiveFrom))
+	if err != nil {
+		return nil, mappingError(ctx, err)
+	}
+	return ownersMessage(id, &v), nil
+}
+
+func ownersMessage(id tenant.ID, v *mapping.DefaultOwners) *pb.DefaultOwners {
+	return &pb.DefaultOwners{
+		TenantId: string(id), Version: v.Version, Owners: v.Owners, EffectiveFrom: timestamp(v.From), CreatedAt: timestamp(v.CreatedAt), CreatedBy: v.CreatedBy,
+	}
+}
+
 func (m *mappingService) of(ctx context.Context, tenantID string) (tenant.ID, error) {
 	if m.s.deps.Mapping == nil {
 		return "", errUnimplemented
@@ -76,7 +118,10 @@ func (m *mappingService) of(ctx context.Context, tenantID string) (tenant.ID, er
 
 // mappingError turns what the store says into the API's errors.
 func mappingError(ctx context.Context, err error) error {
+	var owner *mapping.OwnerError
 	switch {
+	case errors.As(err, &owner):
+		return invalid(owner.Field, owner.Rule, "%s", owner.Text)
 	case errors.Is(err, mapping.ErrInvalid):
 		return invalid("rules", "refused", "%v", err)
 	case errors.Is(err, mapping.ErrVersion):

@@ -55,14 +55,20 @@ func (r *reportService) QueryTimeSeries(ctx context.Context, req *pb.TimeSeriesR
 		return nil, err
 	}
 	in := &report.TimeSeriesRequest{Query: q, Granularity: report.Granularity(req.Granularity), GroupBy: req.GroupBy, Top: int(req.Top)}
+	in.Allocation.Method = report.Method(req.Allocate)
 	if err := in.Validate(); err != nil {
 		return nil, fieldError(err)
+	}
+	if err := r.findOwners(ctx, q.Tenant, &in.Allocation); err != nil {
+		return nil, err
 	}
 	out, err := r.s.deps.Reports.TimeSeries(ctx, in)
 	if err != nil {
 		return nil, fieldError(err)
 	}
-	res := &pb.TimeSeriesResponse{Totals: totalsMessage(&out.Totals), Coverage: coverageMessage(&out.Coverage, head)}
+	res := &pb.TimeSeriesResponse{
+		Totals: totalsMessage(&out.Totals), Coverage: coverageMessage(&out.Coverage, head), Allocation: allocationMessage(out.Allocation),
+	}
 	for _, t := range out.Buckets {
 		res.Buckets = append(res.Buckets, timestamppb.New(t))
 	}
@@ -72,6 +78,10 @@ func (r *reportService) QueryTimeSeries(ctx context.Context, req *pb.TimeSeriesR
 		for _, cost := range s.Cost {
 			m.CostUsd = append(m.CostUsd, cost.String())
 		}
+		for _, cost := range s.Allocated {
+			m.AllocatedCostUsd = append(m.AllocatedCostUsd, cost.String())
+		}
+		m.Direct, m.Allocated = splitMessages(s.Split)
 		res.Series = append(res.Series, m)
 	}
 	return res, nil
@@ -84,19 +94,63 @@ func (r *reportService) QueryGroups(ctx context.Context, req *pb.GroupsRequest) 
 		return nil, err
 	}
 	in := &report.GroupsRequest{Query: q, GroupBy: req.GroupBy, Top: int(req.Top)}
+	in.Allocation.Method = report.Method(req.Allocate)
 	if err := in.Validate(); err != nil {
 		return nil, fieldError(err)
+	}
+	if err := r.findOwners(ctx, q.Tenant, &in.Allocation); err != nil {
+		return nil, err
 	}
 	out, err := r.s.deps.Reports.Groups(ctx, in)
 	if err != nil {
 		return nil, fieldError(err)
 	}
-	res := &pb.GroupsResponse{Totals: totalsMessage(&out.Totals), Coverage: coverageMessage(&out.Coverage, head)}
+	res := &pb.GroupsResponse{
+		Totals: totalsMessage(&out.Totals), Coverage: coverageMessage(&out.Coverage, head), Allocation: allocationMessage(out.Allocation),
+	}
 	for i := range out.Groups {
 		g := &out.Groups[i]
-		res.Groups = append(res.Groups, &pb.Group{Group: g.Values, Other: g.Other, Totals: totalsMessage(&g.Totals)})
+		m := &pb.Group{Group: g.Values, Other: g.Other, Totals: totalsMessage(&g.Totals)}
+		m.Direct, m.Allocated = splitMessages(g.Split)
+		res.Groups = append(res.Groups, m)
 	}
 	return res, nil
+}
+
+// findOwners gives an allocation to default owners those of the tenant.
+func (r *reportService) findOwners(ctx context.Context, id tenant.ID, a *report.Allocation) error {
+	if a.Method != report.DefaultOwner {
+		return nil
+	}
+	if r.s.deps.Mapping == nil {
+		return errUnimplemented
+	}
+	periods, err := r.s.deps.Mapping.OwnerPeriods(ctx, id)
+	if err != nil {
+		return mappingError(ctx, err)
+	}
+	for _, p := range periods {
+		a.Periods = append(a.Periods, report.OwnerPeriod(p))
+	}
+	return nil
+}
+
+func splitMessages(s *report.Split) (direct, allocated *pb.Totals) {
+	if s == nil {
+		return nil, nil
+	}
+	return totalsMessage(&s.Direct), totalsMessage(&s.Allocated)
+}
+
+func allocationMessage(a *report.Allocated) *pb.Allocation {
+	if a == nil {
+		return nil
+	}
+	m := &pb.Allocation{Method: string(a.Method), Allocated: totalsMessage(&a.Totals)}
+	for _, p := range a.Periods {
+		m.Periods = append(m.Periods, &pb.OwnerPeriod{Start: timestamppb.New(p.Start), Version: p.Version, Owners: p.Owners})
+	}
+	return m
 }
 
 // queryMessage is what the requests of all reports have in common.

@@ -76,14 +76,17 @@ type GroupsRequest struct {
 	Query
 	GroupBy []string // 1 to MaxGroupBy dimensions
 	Top     int      // 0 is DefaultTop
+	// Allocation is of untagged usage. Filters see usage as it is tagged, before.
+	Allocation Allocation
 }
 
 // TimeSeriesRequest asks for costs and requests over time.
 type TimeSeriesRequest struct {
 	Query
 	Granularity Granularity
-	GroupBy     []string // 0 to MaxGroupBy dimensions
-	Top         int      // 0 is DefaultTop
+	GroupBy     []string   // 0 to MaxGroupBy dimensions
+	Top         int        // 0 is DefaultTop
+	Allocation  Allocation // as of GroupsRequest, by DefaultOwner only
 }
 
 // Totals are sums over entries.
@@ -137,14 +140,16 @@ type Summary struct {
 type Group struct {
 	Values []string // one per dimension of the request's GroupBy; nil for Other
 	Other  bool     // all groups beyond the request's Top
-	Totals Totals
+	Totals Totals   // with what is allocated to the group
+	Split  *Split   // what Totals consist of; nil without an allocation
 }
 
 // Groups answers a GroupsRequest. The groups' totals sum up to Totals.
 type Groups struct {
-	Groups   []Group
-	Totals   Totals
-	Coverage Coverage
+	Groups     []Group
+	Totals     Totals
+	Allocation *Allocated // nil unless asked for
+	Coverage   Coverage
 }
 
 // Series is one group over time.
@@ -152,14 +157,17 @@ type Series struct {
 	Group
 	Cost     []money.Sum // one per bucket
 	Requests []int64     // one per bucket
+	// Allocated is how much of Cost is allocated; nil without an allocation.
+	Allocated []money.Sum
 }
 
 // TimeSeries answers a TimeSeriesRequest. The series' totals sum up to Totals.
 type TimeSeries struct {
-	Buckets  []time.Time // starts of all buckets of the window, in order
-	Series   []Series
-	Totals   Totals
-	Coverage Coverage
+	Buckets    []time.Time // starts of all buckets of the window, in order
+	Series     []Series
+	Totals     Totals
+	Allocation *Allocated // nil unless asked for
+	Coverage   Coverage
 }
 
 // Validate checks everything but the window, which [Window.Resolve] checks. The
@@ -201,7 +209,10 @@ func (r *GroupsRequest) Validate() error {
 	if len(r.GroupBy) == 0 {
 		return fail("group_by", "at least one dimension")
 	}
-	return checkGroups(r.GroupBy, r.Top)
+	if err := checkGroups(r.GroupBy, r.Top); err != nil {
+		return err
+	}
+	return checkAllocation(r.Allocation.Method, r.GroupBy)
 }
 
 // Validate checks the request; see Query.Validate.
@@ -212,7 +223,15 @@ func (r *TimeSeriesRequest) Validate() error {
 	if !r.Granularity.valid() {
 		return fail("granularity", "one of %s", granularityNames)
 	}
-	return checkGroups(r.GroupBy, r.Top)
+	if err := checkGroups(r.GroupBy, r.Top); err != nil {
+		return err
+	}
+	// Of a series the proportions of each bucket would give other sums than those
+	// of the window.
+	if r.Allocation.Method == Proportional {
+		return fail("allocate", "only %s in a time series; %s divides the groups of a whole window", DefaultOwner, Proportional)
+	}
+	return checkAllocation(r.Allocation.Method, r.GroupBy)
 }
 
 func checkGroups(groupBy []string, top int) error {

@@ -93,7 +93,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
-	root.AddCommand(newUpCommand(), newProxyCommand(), newAgentCommand(), newStatusCommand(), newLedgerCommand(), newKeysCommand(), newSubjectCommand(), newPricesCommand(), newWitnessCommand(), newTenantsCommand(), newTokensCommand(), newAgentsCommand(), newSecretsCommand(), newProvidersCommand(), newBedrockCommand(), newMappingCommand(), newAuditCommand(), newEmitCommand(), newSmokeCommand(), newBenchCommand(), newBenchPartCommand(), newVersionCommand())
+	root.AddCommand(newUpCommand(), newProxyCommand(), newAgentCommand(), newStatusCommand(), newLedgerCommand(), newKeysCommand(), newSubjectCommand(), newPricesCommand(), newWitnessCommand(), newTenantsCommand(), newTokensCommand(), newAgentsCommand(), newSecretsCommand(), newProvidersCommand(), newBedrockCommand(), newMappingCommand(), newCostCommand(), newAuditCommand(), newEmitCommand(), newSmokeCommand(), newBenchCommand(), newBenchPartCommand(), newVersionCommand())
 	return root
 }
 

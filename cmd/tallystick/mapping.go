@@ -119,7 +119,7 @@ func newMappingCommand() *cobra.Command {
 	show.Flags().Int64Var(&f.version, "version", 0, "the `VERSION` (default: the newest)")
 	put := f.command("put FILE", "Make the rules of a file the next version", cobra.ExactArgs(1), f.put)
 	put.Long = mappingLong
-	cmd.AddCommand(show, put)
+	cmd.AddCommand(show, put, newOwnersCommand())
 	return cmd
 }
 

@@ -7,6 +7,9 @@
 // as a control entry with the hash of its canonical text. A version is never
 // changed: new rules are the next one. The rules are pure: the same event and
 // credential give the same attribution.
+//
+// Beside the rules it keeps whom reports show as the owner of what is untagged even
+// so (owners.go).
 package mapping
 
 import (

@@ -302,6 +302,220 @@ func (x *MappingRules) GetHash() string {
 	return ""
 }
 
+type GetDefaultOwnersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant; may be left out when the credential is of one.
+	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// 0 is the newest.
+	Version       int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDefaultOwnersRequest) Reset() {
+	*x = GetDefaultOwnersRequest{}
+	mi := &file_tallystick_v1_mapping_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDefaultOwnersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDefaultOwnersRequest) ProtoMessage() {}
+
+func (x *GetDefaultOwnersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_mapping_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDefaultOwnersRequest.ProtoReflect.Descriptor instead.
+func (*GetDefaultOwnersRequest) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_mapping_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GetDefaultOwnersRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *GetDefaultOwnersRequest) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type PutDefaultOwnersRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	TenantId string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// All owners by dimension: team, service, feature, agent, end_customer,
+	// environment. A dimension that is left out has none from then on.
+	Owners map[string]string `protobuf:"bytes,2,rep,name=owners,proto3" json:"owners,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Since when they count, also in the past; without it from the hour that is
+	// running. At any time the newest version counts of those that are in force from
+	// then or before.
+	EffectiveFrom *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=effective_from,json=effectiveFrom,proto3" json:"effective_from,omitempty"`
+	// The version that these owners are made of, 0 for none: when another is the
+	// newest by now, nothing is changed.
+	AfterVersion  int64 `protobuf:"varint,4,opt,name=after_version,json=afterVersion,proto3" json:"after_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutDefaultOwnersRequest) Reset() {
+	*x = PutDefaultOwnersRequest{}
+	mi := &file_tallystick_v1_mapping_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutDefaultOwnersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutDefaultOwnersRequest) ProtoMessage() {}
+
+func (x *PutDefaultOwnersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_mapping_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutDefaultOwnersRequest.ProtoReflect.Descriptor instead.
+func (*PutDefaultOwnersRequest) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_mapping_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PutDefaultOwnersRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *PutDefaultOwnersRequest) GetOwners() map[string]string {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
+func (x *PutDefaultOwnersRequest) GetEffectiveFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EffectiveFrom
+	}
+	return nil
+}
+
+func (x *PutDefaultOwnersRequest) GetAfterVersion() int64 {
+	if x != nil {
+		return x.AfterVersion
+	}
+	return 0
+}
+
+type DefaultOwners struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	TenantId string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// 0: the tenant has none.
+	Version       int64                  `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Owners        map[string]string      `protobuf:"bytes,3,rep,name=owners,proto3" json:"owners,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	EffectiveFrom *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=effective_from,json=effectiveFrom,proto3" json:"effective_from,omitempty"`
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	CreatedBy     string                 `protobuf:"bytes,6,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DefaultOwners) Reset() {
+	*x = DefaultOwners{}
+	mi := &file_tallystick_v1_mapping_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DefaultOwners) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DefaultOwners) ProtoMessage() {}
+
+func (x *DefaultOwners) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_mapping_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DefaultOwners.ProtoReflect.Descriptor instead.
+func (*DefaultOwners) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_mapping_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DefaultOwners) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *DefaultOwners) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *DefaultOwners) GetOwners() map[string]string {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
+func (x *DefaultOwners) GetEffectiveFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EffectiveFrom
+	}
+	return nil
+}
+
+func (x *DefaultOwners) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *DefaultOwners) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
 var File_tallystick_v1_mapping_proto protoreflect.FileDescriptor
 
 const file_tallystick_v1_mapping_proto_rawDesc = "" +
@@ -333,10 +547,35 @@ const file_tallystick_v1_mapping_proto_rawDesc = "" +
 	"\n" +
 	"created_by\x18\x05 \x01(\tR\tcreatedBy\x127\n" +
 	"\tlogged_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bloggedAt\x12\x12\n" +
-	"\x04hash\x18\a \x01(\tR\x04hash2\xf7\x01\n" +
+	"\x04hash\x18\a \x01(\tR\x04hash\"P\n" +
+	"\x17GetDefaultOwnersRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\"\xa5\x02\n" +
+	"\x17PutDefaultOwnersRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12J\n" +
+	"\x06owners\x18\x02 \x03(\v22.tallystick.v1.PutDefaultOwnersRequest.OwnersEntryR\x06owners\x12A\n" +
+	"\x0eeffective_from\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\reffectiveFrom\x12#\n" +
+	"\rafter_version\x18\x04 \x01(\x03R\fafterVersion\x1a9\n" +
+	"\vOwnersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe0\x02\n" +
+	"\rDefaultOwners\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12@\n" +
+	"\x06owners\x18\x03 \x03(\v2(.tallystick.v1.DefaultOwners.OwnersEntryR\x06owners\x12A\n" +
+	"\x0eeffective_from\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\reffectiveFrom\x129\n" +
+	"\n" +
+	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x06 \x01(\tR\tcreatedBy\x1a9\n" +
+	"\vOwnersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xf6\x03\n" +
 	"\x0eMappingService\x12p\n" +
 	"\x0fGetMappingRules\x12%.tallystick.v1.GetMappingRulesRequest\x1a\x1b.tallystick.v1.MappingRules\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/mapping/rules\x12s\n" +
-	"\x0fPutMappingRules\x12%.tallystick.v1.PutMappingRulesRequest\x1a\x1b.tallystick.v1.MappingRules\"\x1c\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/v1/mapping/rulesBEZCgithub.com/tallystick/tallystick/api/gen/tallystick/v1;tallystickv1b\x06proto3"
+	"\x0fPutMappingRules\x12%.tallystick.v1.PutMappingRulesRequest\x1a\x1b.tallystick.v1.MappingRules\"\x1c\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/v1/mapping/rules\x12|\n" +
+	"\x10GetDefaultOwners\x12&.tallystick.v1.GetDefaultOwnersRequest\x1a\x1c.tallystick.v1.DefaultOwners\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/mapping/default-owners\x12\x7f\n" +
+	"\x10PutDefaultOwners\x12&.tallystick.v1.PutDefaultOwnersRequest\x1a\x1c.tallystick.v1.DefaultOwners\"%\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/mapping/default-ownersBEZCgithub.com/tallystick/tallystick/api/gen/tallystick/v1;tallystickv1b\x06proto3"
 
 var (
 	file_tallystick_v1_mapping_proto_rawDescOnce sync.Once
@@ -350,32 +589,46 @@ func file_tallystick_v1_mapping_proto_rawDescGZIP() []byte {
 	return file_tallystick_v1_mapping_proto_rawDescData
 }
 
-var file_tallystick_v1_mapping_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_tallystick_v1_mapping_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_tallystick_v1_mapping_proto_goTypes = []any{
-	(*GetMappingRulesRequest)(nil), // 0: tallystick.v1.GetMappingRulesRequest
-	(*PutMappingRulesRequest)(nil), // 1: tallystick.v1.PutMappingRulesRequest
-	(*MappingRule)(nil),            // 2: tallystick.v1.MappingRule
-	(*MappingRules)(nil),           // 3: tallystick.v1.MappingRules
-	nil,                            // 4: tallystick.v1.MappingRule.WhenEntry
-	nil,                            // 5: tallystick.v1.MappingRule.SetEntry
-	(*timestamppb.Timestamp)(nil),  // 6: google.protobuf.Timestamp
+	(*GetMappingRulesRequest)(nil),  // 0: tallystick.v1.GetMappingRulesRequest
+	(*PutMappingRulesRequest)(nil),  // 1: tallystick.v1.PutMappingRulesRequest
+	(*MappingRule)(nil),             // 2: tallystick.v1.MappingRule
+	(*MappingRules)(nil),            // 3: tallystick.v1.MappingRules
+	(*GetDefaultOwnersRequest)(nil), // 4: tallystick.v1.GetDefaultOwnersRequest
+	(*PutDefaultOwnersRequest)(nil), // 5: tallystick.v1.PutDefaultOwnersRequest
+	(*DefaultOwners)(nil),           // 6: tallystick.v1.DefaultOwners
+	nil,                             // 7: tallystick.v1.MappingRule.WhenEntry
+	nil,                             // 8: tallystick.v1.MappingRule.SetEntry
+	nil,                             // 9: tallystick.v1.PutDefaultOwnersRequest.OwnersEntry
+	nil,                             // 10: tallystick.v1.DefaultOwners.OwnersEntry
+	(*timestamppb.Timestamp)(nil),   // 11: google.protobuf.Timestamp
 }
 var file_tallystick_v1_mapping_proto_depIdxs = []int32{
-	2, // 0: tallystick.v1.PutMappingRulesRequest.rules:type_name -> tallystick.v1.MappingRule
-	4, // 1: tallystick.v1.MappingRule.when:type_name -> tallystick.v1.MappingRule.WhenEntry
-	5, // 2: tallystick.v1.MappingRule.set:type_name -> tallystick.v1.MappingRule.SetEntry
-	2, // 3: tallystick.v1.MappingRules.rules:type_name -> tallystick.v1.MappingRule
-	6, // 4: tallystick.v1.MappingRules.created_at:type_name -> google.protobuf.Timestamp
-	6, // 5: tallystick.v1.MappingRules.logged_at:type_name -> google.protobuf.Timestamp
-	0, // 6: tallystick.v1.MappingService.GetMappingRules:input_type -> tallystick.v1.GetMappingRulesRequest
-	1, // 7: tallystick.v1.MappingService.PutMappingRules:input_type -> tallystick.v1.PutMappingRulesRequest
-	3, // 8: tallystick.v1.MappingService.GetMappingRules:output_type -> tallystick.v1.MappingRules
-	3, // 9: tallystick.v1.MappingService.PutMappingRules:output_type -> tallystick.v1.MappingRules
-	8, // [8:10] is the sub-list for method output_type
-	6, // [6:8] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	2,  // 0: tallystick.v1.PutMappingRulesRequest.rules:type_name -> tallystick.v1.MappingRule
+	7,  // 1: tallystick.v1.MappingRule.when:type_name -> tallystick.v1.MappingRule.WhenEntry
+	8,  // 2: tallystick.v1.MappingRule.set:type_name -> tallystick.v1.MappingRule.SetEntry
+	2,  // 3: tallystick.v1.MappingRules.rules:type_name -> tallystick.v1.MappingRule
+	11, // 4: tallystick.v1.MappingRules.created_at:type_name -> google.protobuf.Timestamp
+	11, // 5: tallystick.v1.MappingRules.logged_at:type_name -> google.protobuf.Timestamp
+	9,  // 6: tallystick.v1.PutDefaultOwnersRequest.owners:type_name -> tallystick.v1.PutDefaultOwnersRequest.OwnersEntry
+	11, // 7: tallystick.v1.PutDefaultOwnersRequest.effective_from:type_name -> google.protobuf.Timestamp
+	10, // 8: tallystick.v1.DefaultOwners.owners:type_name -> tallystick.v1.DefaultOwners.OwnersEntry
+	11, // 9: tallystick.v1.DefaultOwners.effective_from:type_name -> google.protobuf.Timestamp
+	11, // 10: tallystick.v1.DefaultOwners.created_at:type_name -> google.protobuf.Timestamp
+	0,  // 11: tallystick.v1.MappingService.GetMappingRules:input_type -> tallystick.v1.GetMappingRulesRequest
+	1,  // 12: tallystick.v1.MappingService.PutMappingRules:input_type -> tallystick.v1.PutMappingRulesRequest
+	4,  // 13: tallystick.v1.MappingService.GetDefaultOwners:input_type -> tallystick.v1.GetDefaultOwnersRequest
+	5,  // 14: tallystick.v1.MappingService.PutDefaultOwners:input_type -> tallystick.v1.PutDefaultOwnersRequest
+	3,  // 15: tallystick.v1.MappingService.GetMappingRules:output_type -> tallystick.v1.MappingRules
+	3,  // 16: tallystick.v1.MappingService.PutMappingRules:output_type -> tallystick.v1.MappingRules
+	6,  // 17: tallystick.v1.MappingService.GetDefaultOwners:output_type -> tallystick.v1.DefaultOwners
+	6,  // 18: tallystick.v1.MappingService.PutDefaultOwners:output_type -> tallystick.v1.DefaultOwners
+	15, // [15:19] is the sub-list for method output_type
+	11, // [11:15] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_tallystick_v1_mapping_proto_init() }
@@ -389,7 +642,7 @@ func file_tallystick_v1_mapping_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tallystick_v1_mapping_proto_rawDesc), len(file_tallystick_v1_mapping_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

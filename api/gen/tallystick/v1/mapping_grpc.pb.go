@@ -19,8 +19,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	MappingService_GetMappingRules_FullMethodName = "/tallystick.v1.MappingService/GetMappingRules"
-	MappingService_PutMappingRules_FullMethodName = "/tallystick.v1.MappingService/PutMappingRules"
+	MappingService_GetMappingRules_FullMethodName  = "/tallystick.v1.MappingService/GetMappingRules"
+	MappingService_PutMappingRules_FullMethodName  = "/tallystick.v1.MappingService/PutMappingRules"
+	MappingService_GetDefaultOwners_FullMethodName = "/tallystick.v1.MappingService/GetDefaultOwners"
+	MappingService_PutDefaultOwners_FullMethodName = "/tallystick.v1.MappingService/PutDefaultOwners"
 )
 
 // MappingServiceClient is the client API for MappingService service.
@@ -35,6 +37,12 @@ type MappingServiceClient interface {
 	GetMappingRules(ctx context.Context, in *GetMappingRulesRequest, opts ...grpc.CallOption) (*MappingRules, error)
 	// PutMappingRules makes the next version. Edges run it within seconds.
 	PutMappingRules(ctx context.Context, in *PutMappingRulesRequest, opts ...grpc.CallOption) (*MappingRules, error)
+	// GetDefaultOwners returns a version of the default owners, whom reports show
+	// untagged usage as when they are asked to; without a version the newest.
+	GetDefaultOwners(ctx context.Context, in *GetDefaultOwnersRequest, opts ...grpc.CallOption) (*DefaultOwners, error)
+	// PutDefaultOwners makes the next version. It changes no entry: reports go by it
+	// at once, for usage from effective_from on.
+	PutDefaultOwners(ctx context.Context, in *PutDefaultOwnersRequest, opts ...grpc.CallOption) (*DefaultOwners, error)
 }
 
 type mappingServiceClient struct {
@@ -65,6 +73,26 @@ func (c *mappingServiceClient) PutMappingRules(ctx context.Context, in *PutMappi
 	return out, nil
 }
 
+func (c *mappingServiceClient) GetDefaultOwners(ctx context.Context, in *GetDefaultOwnersRequest, opts ...grpc.CallOption) (*DefaultOwners, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DefaultOwners)
+	err := c.cc.Invoke(ctx, MappingService_GetDefaultOwners_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *mappingServiceClient) PutDefaultOwners(ctx context.Context, in *PutDefaultOwnersRequest, opts ...grpc.CallOption) (*DefaultOwners, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DefaultOwners)
+	err := c.cc.Invoke(ctx, MappingService_PutDefaultOwners_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MappingServiceServer is the server API for MappingService service.
 // All implementations must embed UnimplementedMappingServiceServer
 // for forward compatibility.
@@ -77,6 +105,12 @@ type MappingServiceServer interface {
 	GetMappingRules(context.Context, *GetMappingRulesRequest) (*MappingRules, error)
 	// PutMappingRules makes the next version. Edges run it within seconds.
 	PutMappingRules(context.Context, *PutMappingRulesRequest) (*MappingRules, error)
+	// GetDefaultOwners returns a version of the default owners, whom reports show
+	// untagged usage as when they are asked to; without a version the newest.
+	GetDefaultOwners(context.Context, *GetDefaultOwnersRequest) (*DefaultOwners, error)
+	// PutDefaultOwners makes the next version. It changes no entry: reports go by it
+	// at once, for usage from effective_from on.
+	PutDefaultOwners(context.Context, *PutDefaultOwnersRequest) (*DefaultOwners, error)
 	mustEmbedUnimplementedMappingServiceServer()
 }
 
@@ -92,6 +126,12 @@ func (UnimplementedMappingServiceServer) GetMappingRules(context.Context, *GetMa
 }
 func (UnimplementedMappingServiceServer) PutMappingRules(context.Context, *PutMappingRulesRequest) (*MappingRules, error) {
 	return nil, status.Error(codes.Unimplemented, "method PutMappingRules not implemented")
+}
+func (UnimplementedMappingServiceServer) GetDefaultOwners(context.Context, *GetDefaultOwnersRequest) (*DefaultOwners, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetDefaultOwners not implemented")
+}
+func (UnimplementedMappingServiceServer) PutDefaultOwners(context.Context, *PutDefaultOwnersRequest) (*DefaultOwners, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutDefaultOwners not implemented")
 }
 func (UnimplementedMappingServiceServer) mustEmbedUnimplementedMappingServiceServer() {}
 func (UnimplementedMappingServiceServer) testEmbeddedByValue()                        {}
@@ -150,6 +190,42 @@ func _MappingService_PutMappingRules_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _MappingService_GetDefaultOwners_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetDefaultOwnersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MappingServiceServer).GetDefaultOwners(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MappingService_GetDefaultOwners_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MappingServiceServer).GetDefaultOwners(ctx, req.(*GetDefaultOwnersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MappingService_PutDefaultOwners_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutDefaultOwnersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MappingServiceServer).PutDefaultOwners(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MappingService_PutDefaultOwners_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MappingServiceServer).PutDefaultOwners(ctx, req.(*PutDefaultOwnersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // MappingService_ServiceDesc is the grpc.ServiceDesc for MappingService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -164,6 +240,14 @@ var MappingService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PutMappingRules",
 			Handler:    _MappingService_PutMappingRules_Handler,
+		},
+		{
+			MethodName: "GetDefaultOwners",
+			Handler:    _MappingService_GetDefaultOwners_Handler,
+		},
+		{
+			MethodName: "PutDefaultOwners",
+			Handler:    _MappingService_PutDefaultOwners_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

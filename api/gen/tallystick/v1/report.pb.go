@@ -274,7 +274,10 @@ type TimeSeriesRequest struct {
 	Filters []*Filter `protobuf:"bytes,5,rep,name=filters,proto3" json:"filters,omitempty"`
 	// Keep the groups with the greatest cost, the rest becomes "other".
 	// 1 to 50, default 10.
-	Top           int32 `protobuf:"varint,6,opt,name=top,proto3" json:"top,omitempty"`
+	Top int32 `protobuf:"varint,6,opt,name=top,proto3" json:"top,omitempty"`
+	// "default_owner" shows untagged usage as its default owner's; see
+	// GroupsRequest.
+	Allocate      string `protobuf:"bytes,7,opt,name=allocate,proto3" json:"allocate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -351,13 +354,22 @@ func (x *TimeSeriesRequest) GetTop() int32 {
 	return 0
 }
 
+func (x *TimeSeriesRequest) GetAllocate() string {
+	if x != nil {
+		return x.Allocate
+	}
+	return ""
+}
+
 type TimeSeriesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Starts of all buckets of the window, in order.
-	Buckets       []*timestamppb.Timestamp `protobuf:"bytes,1,rep,name=buckets,proto3" json:"buckets,omitempty"`
-	Series        []*Series                `protobuf:"bytes,2,rep,name=series,proto3" json:"series,omitempty"`
-	Totals        *Totals                  `protobuf:"bytes,3,opt,name=totals,proto3" json:"totals,omitempty"`
-	Coverage      *Coverage                `protobuf:"bytes,4,opt,name=coverage,proto3" json:"coverage,omitempty"`
+	Buckets  []*timestamppb.Timestamp `protobuf:"bytes,1,rep,name=buckets,proto3" json:"buckets,omitempty"`
+	Series   []*Series                `protobuf:"bytes,2,rep,name=series,proto3" json:"series,omitempty"`
+	Totals   *Totals                  `protobuf:"bytes,3,opt,name=totals,proto3" json:"totals,omitempty"`
+	Coverage *Coverage                `protobuf:"bytes,4,opt,name=coverage,proto3" json:"coverage,omitempty"`
+	// What was allocated; null unless asked for.
+	Allocation    *Allocation `protobuf:"bytes,5,opt,name=allocation,proto3" json:"allocation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -420,6 +432,13 @@ func (x *TimeSeriesResponse) GetCoverage() *Coverage {
 	return nil
 }
 
+func (x *TimeSeriesResponse) GetAllocation() *Allocation {
+	if x != nil {
+		return x.Allocation
+	}
+	return nil
+}
+
 type Series struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One per dimension of group_by; empty for what carries no value.
@@ -427,11 +446,18 @@ type Series struct {
 	// The sum of the groups beyond `top`.
 	Other bool `protobuf:"varint,2,opt,name=other,proto3" json:"other,omitempty"`
 	// One per bucket.
-	CostUsd       []string `protobuf:"bytes,3,rep,name=cost_usd,json=costUsd,proto3" json:"cost_usd,omitempty"`
-	Requests      []int64  `protobuf:"varint,4,rep,packed,name=requests,proto3" json:"requests,omitempty"`
-	Totals        *Totals  `protobuf:"bytes,5,opt,name=totals,proto3" json:"totals,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	CostUsd  []string `protobuf:"bytes,3,rep,name=cost_usd,json=costUsd,proto3" json:"cost_usd,omitempty"`
+	Requests []int64  `protobuf:"varint,4,rep,packed,name=requests,proto3" json:"requests,omitempty"`
+	// With what is allocated to the series.
+	Totals *Totals `protobuf:"bytes,5,opt,name=totals,proto3" json:"totals,omitempty"`
+	// With an allocation, what totals consist of: of usage that carries the values
+	// itself, and of untagged usage that is shown as the series'. Else null.
+	Direct    *Totals `protobuf:"bytes,6,opt,name=direct,proto3" json:"direct,omitempty"`
+	Allocated *Totals `protobuf:"bytes,7,opt,name=allocated,proto3" json:"allocated,omitempty"`
+	// How much of cost_usd is allocated, one per bucket.
+	AllocatedCostUsd []string `protobuf:"bytes,8,rep,name=allocated_cost_usd,json=allocatedCostUsd,proto3" json:"allocated_cost_usd,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Series) Reset() {
@@ -499,13 +525,41 @@ func (x *Series) GetTotals() *Totals {
 	return nil
 }
 
+func (x *Series) GetDirect() *Totals {
+	if x != nil {
+		return x.Direct
+	}
+	return nil
+}
+
+func (x *Series) GetAllocated() *Totals {
+	if x != nil {
+		return x.Allocated
+	}
+	return nil
+}
+
+func (x *Series) GetAllocatedCostUsd() []string {
+	if x != nil {
+		return x.AllocatedCostUsd
+	}
+	return nil
+}
+
 type GroupsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
-	Window        *Window                `protobuf:"bytes,2,opt,name=window,proto3" json:"window,omitempty"`
-	GroupBy       []string               `protobuf:"bytes,3,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
-	Filters       []*Filter              `protobuf:"bytes,4,rep,name=filters,proto3" json:"filters,omitempty"`
-	Top           int32                  `protobuf:"varint,5,opt,name=top,proto3" json:"top,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	TenantId string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Window   *Window                `protobuf:"bytes,2,opt,name=window,proto3" json:"window,omitempty"`
+	GroupBy  []string               `protobuf:"bytes,3,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
+	Filters  []*Filter              `protobuf:"bytes,4,rep,name=filters,proto3" json:"filters,omitempty"`
+	Top      int32                  `protobuf:"varint,5,opt,name=top,proto3" json:"top,omitempty"`
+	// How untagged usage is allocated, which carries no value of a dimension. Empty
+	// leaves it as it is, a group of its own. "default_owner" shows it as that of the
+	// dimension's default owner at the time of the usage. "proportional" divides its
+	// cost, tokens and GPU time among the groups of one dimension as they cost
+	// themselves. Neither changes totals, and filters see usage as it is tagged. One
+	// of group_by must be team, service, feature, agent, end_customer or environment.
+	Allocate      string `protobuf:"bytes,6,opt,name=allocate,proto3" json:"allocate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -575,11 +629,20 @@ func (x *GroupsRequest) GetTop() int32 {
 	return 0
 }
 
+func (x *GroupsRequest) GetAllocate() string {
+	if x != nil {
+		return x.Allocate
+	}
+	return ""
+}
+
 type GroupsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Groups        []*Group               `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
-	Totals        *Totals                `protobuf:"bytes,2,opt,name=totals,proto3" json:"totals,omitempty"`
-	Coverage      *Coverage              `protobuf:"bytes,3,opt,name=coverage,proto3" json:"coverage,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Groups   []*Group               `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	Totals   *Totals                `protobuf:"bytes,2,opt,name=totals,proto3" json:"totals,omitempty"`
+	Coverage *Coverage              `protobuf:"bytes,3,opt,name=coverage,proto3" json:"coverage,omitempty"`
+	// What was allocated; null unless asked for.
+	Allocation    *Allocation `protobuf:"bytes,4,opt,name=allocation,proto3" json:"allocation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -635,18 +698,158 @@ func (x *GroupsResponse) GetCoverage() *Coverage {
 	return nil
 }
 
+func (x *GroupsResponse) GetAllocation() *Allocation {
+	if x != nil {
+		return x.Allocation
+	}
+	return nil
+}
+
+// Allocation says what of untagged usage is shown as somebody's.
+type Allocation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the request's allocate.
+	Method string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	// The groups' allocated add up to it.
+	Allocated *Totals `protobuf:"bytes,2,opt,name=allocated,proto3" json:"allocated,omitempty"`
+	// Of default_owner, the owners by time within the window.
+	Periods       []*OwnerPeriod `protobuf:"bytes,3,rep,name=periods,proto3" json:"periods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Allocation) Reset() {
+	*x = Allocation{}
+	mi := &file_tallystick_v1_report_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Allocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Allocation) ProtoMessage() {}
+
+func (x *Allocation) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_report_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Allocation.ProtoReflect.Descriptor instead.
+func (*Allocation) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_report_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Allocation) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Allocation) GetAllocated() *Totals {
+	if x != nil {
+		return x.Allocated
+	}
+	return nil
+}
+
+func (x *Allocation) GetPeriods() []*OwnerPeriod {
+	if x != nil {
+		return x.Periods
+	}
+	return nil
+}
+
+// OwnerPeriod is a time from start until the next one's, and who the default
+// owners are in it.
+type OwnerPeriod struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Start *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	// Of the default owners.
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// By dimension of group_by.
+	Owners        map[string]string `protobuf:"bytes,3,rep,name=owners,proto3" json:"owners,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OwnerPeriod) Reset() {
+	*x = OwnerPeriod{}
+	mi := &file_tallystick_v1_report_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OwnerPeriod) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OwnerPeriod) ProtoMessage() {}
+
+func (x *OwnerPeriod) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_report_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OwnerPeriod.ProtoReflect.Descriptor instead.
+func (*OwnerPeriod) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_report_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *OwnerPeriod) GetStart() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *OwnerPeriod) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *OwnerPeriod) GetOwners() map[string]string {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
 type Group struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         []string               `protobuf:"bytes,1,rep,name=group,proto3" json:"group,omitempty"`
-	Other         bool                   `protobuf:"varint,2,opt,name=other,proto3" json:"other,omitempty"`
-	Totals        *Totals                `protobuf:"bytes,3,opt,name=totals,proto3" json:"totals,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group []string               `protobuf:"bytes,1,rep,name=group,proto3" json:"group,omitempty"`
+	Other bool                   `protobuf:"varint,2,opt,name=other,proto3" json:"other,omitempty"`
+	// With what is allocated to the group.
+	Totals *Totals `protobuf:"bytes,3,opt,name=totals,proto3" json:"totals,omitempty"`
+	// With an allocation, what totals consist of: of usage that carries the values
+	// itself, and of untagged usage that is shown as the group's. Else null.
+	Direct        *Totals `protobuf:"bytes,4,opt,name=direct,proto3" json:"direct,omitempty"`
+	Allocated     *Totals `protobuf:"bytes,5,opt,name=allocated,proto3" json:"allocated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_tallystick_v1_report_proto_msgTypes[9]
+	mi := &file_tallystick_v1_report_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +861,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_report_proto_msgTypes[9]
+	mi := &file_tallystick_v1_report_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +874,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_report_proto_rawDescGZIP(), []int{9}
+	return file_tallystick_v1_report_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Group) GetGroup() []string {
@@ -691,6 +894,20 @@ func (x *Group) GetOther() bool {
 func (x *Group) GetTotals() *Totals {
 	if x != nil {
 		return x.Totals
+	}
+	return nil
+}
+
+func (x *Group) GetDirect() *Totals {
+	if x != nil {
+		return x.Direct
+	}
+	return nil
+}
+
+func (x *Group) GetAllocated() *Totals {
+	if x != nil {
+		return x.Allocated
 	}
 	return nil
 }
@@ -718,7 +935,7 @@ type Totals struct {
 
 func (x *Totals) Reset() {
 	*x = Totals{}
-	mi := &file_tallystick_v1_report_proto_msgTypes[10]
+	mi := &file_tallystick_v1_report_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +947,7 @@ func (x *Totals) String() string {
 func (*Totals) ProtoMessage() {}
 
 func (x *Totals) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_report_proto_msgTypes[10]
+	mi := &file_tallystick_v1_report_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +960,7 @@ func (x *Totals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Totals.ProtoReflect.Descriptor instead.
 func (*Totals) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_report_proto_rawDescGZIP(), []int{10}
+	return file_tallystick_v1_report_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Totals) GetCostUsd() string {
@@ -825,7 +1042,7 @@ type Coverage struct {
 
 func (x *Coverage) Reset() {
 	*x = Coverage{}
-	mi := &file_tallystick_v1_report_proto_msgTypes[11]
+	mi := &file_tallystick_v1_report_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +1054,7 @@ func (x *Coverage) String() string {
 func (*Coverage) ProtoMessage() {}
 
 func (x *Coverage) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_report_proto_msgTypes[11]
+	mi := &file_tallystick_v1_report_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +1067,7 @@ func (x *Coverage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Coverage.ProtoReflect.Descriptor instead.
 func (*Coverage) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_report_proto_rawDescGZIP(), []int{11}
+	return file_tallystick_v1_report_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Coverage) GetStart() *timestamppb.Timestamp {
@@ -928,39 +1145,64 @@ const file_tallystick_v1_report_proto_rawDesc = "" +
 	"\afilters\x18\x03 \x03(\v2\x15.tallystick.v1.FilterR\afilters\"u\n" +
 	"\x0fSummaryResponse\x12-\n" +
 	"\x06totals\x18\x01 \x01(\v2\x15.tallystick.v1.TotalsR\x06totals\x123\n" +
-	"\bcoverage\x18\x02 \x01(\v2\x17.tallystick.v1.CoverageR\bcoverage\"\xdf\x01\n" +
+	"\bcoverage\x18\x02 \x01(\v2\x17.tallystick.v1.CoverageR\bcoverage\"\xfb\x01\n" +
 	"\x11TimeSeriesRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12-\n" +
 	"\x06window\x18\x02 \x01(\v2\x15.tallystick.v1.WindowR\x06window\x12 \n" +
 	"\vgranularity\x18\x03 \x01(\tR\vgranularity\x12\x19\n" +
 	"\bgroup_by\x18\x04 \x03(\tR\agroupBy\x12/\n" +
 	"\afilters\x18\x05 \x03(\v2\x15.tallystick.v1.FilterR\afilters\x12\x10\n" +
-	"\x03top\x18\x06 \x01(\x05R\x03top\"\xdd\x01\n" +
+	"\x03top\x18\x06 \x01(\x05R\x03top\x12\x1a\n" +
+	"\ballocate\x18\a \x01(\tR\ballocate\"\x98\x02\n" +
 	"\x12TimeSeriesResponse\x124\n" +
 	"\abuckets\x18\x01 \x03(\v2\x1a.google.protobuf.TimestampR\abuckets\x12-\n" +
 	"\x06series\x18\x02 \x03(\v2\x15.tallystick.v1.SeriesR\x06series\x12-\n" +
 	"\x06totals\x18\x03 \x01(\v2\x15.tallystick.v1.TotalsR\x06totals\x123\n" +
-	"\bcoverage\x18\x04 \x01(\v2\x17.tallystick.v1.CoverageR\bcoverage\"\x9a\x01\n" +
+	"\bcoverage\x18\x04 \x01(\v2\x17.tallystick.v1.CoverageR\bcoverage\x129\n" +
+	"\n" +
+	"allocation\x18\x05 \x01(\v2\x19.tallystick.v1.AllocationR\n" +
+	"allocation\"\xac\x02\n" +
 	"\x06Series\x12\x14\n" +
 	"\x05group\x18\x01 \x03(\tR\x05group\x12\x14\n" +
 	"\x05other\x18\x02 \x01(\bR\x05other\x12\x19\n" +
 	"\bcost_usd\x18\x03 \x03(\tR\acostUsd\x12\x1a\n" +
 	"\brequests\x18\x04 \x03(\x03R\brequests\x12-\n" +
-	"\x06totals\x18\x05 \x01(\v2\x15.tallystick.v1.TotalsR\x06totals\"\xb9\x01\n" +
+	"\x06totals\x18\x05 \x01(\v2\x15.tallystick.v1.TotalsR\x06totals\x12-\n" +
+	"\x06direct\x18\x06 \x01(\v2\x15.tallystick.v1.TotalsR\x06direct\x123\n" +
+	"\tallocated\x18\a \x01(\v2\x15.tallystick.v1.TotalsR\tallocated\x12,\n" +
+	"\x12allocated_cost_usd\x18\b \x03(\tR\x10allocatedCostUsd\"\xd5\x01\n" +
 	"\rGroupsRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12-\n" +
 	"\x06window\x18\x02 \x01(\v2\x15.tallystick.v1.WindowR\x06window\x12\x19\n" +
 	"\bgroup_by\x18\x03 \x03(\tR\agroupBy\x12/\n" +
 	"\afilters\x18\x04 \x03(\v2\x15.tallystick.v1.FilterR\afilters\x12\x10\n" +
-	"\x03top\x18\x05 \x01(\x05R\x03top\"\xa2\x01\n" +
+	"\x03top\x18\x05 \x01(\x05R\x03top\x12\x1a\n" +
+	"\ballocate\x18\x06 \x01(\tR\ballocate\"\xdd\x01\n" +
 	"\x0eGroupsResponse\x12,\n" +
 	"\x06groups\x18\x01 \x03(\v2\x14.tallystick.v1.GroupR\x06groups\x12-\n" +
 	"\x06totals\x18\x02 \x01(\v2\x15.tallystick.v1.TotalsR\x06totals\x123\n" +
-	"\bcoverage\x18\x03 \x01(\v2\x17.tallystick.v1.CoverageR\bcoverage\"b\n" +
+	"\bcoverage\x18\x03 \x01(\v2\x17.tallystick.v1.CoverageR\bcoverage\x129\n" +
+	"\n" +
+	"allocation\x18\x04 \x01(\v2\x19.tallystick.v1.AllocationR\n" +
+	"allocation\"\x8f\x01\n" +
+	"\n" +
+	"Allocation\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x123\n" +
+	"\tallocated\x18\x02 \x01(\v2\x15.tallystick.v1.TotalsR\tallocated\x124\n" +
+	"\aperiods\x18\x03 \x03(\v2\x1a.tallystick.v1.OwnerPeriodR\aperiods\"\xd4\x01\n" +
+	"\vOwnerPeriod\x120\n" +
+	"\x05start\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05start\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12>\n" +
+	"\x06owners\x18\x03 \x03(\v2&.tallystick.v1.OwnerPeriod.OwnersEntryR\x06owners\x1a9\n" +
+	"\vOwnersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc6\x01\n" +
 	"\x05Group\x12\x14\n" +
 	"\x05group\x18\x01 \x03(\tR\x05group\x12\x14\n" +
 	"\x05other\x18\x02 \x01(\bR\x05other\x12-\n" +
-	"\x06totals\x18\x03 \x01(\v2\x15.tallystick.v1.TotalsR\x06totals\"\xc0\x02\n" +
+	"\x06totals\x18\x03 \x01(\v2\x15.tallystick.v1.TotalsR\x06totals\x12-\n" +
+	"\x06direct\x18\x04 \x01(\v2\x15.tallystick.v1.TotalsR\x06direct\x123\n" +
+	"\tallocated\x18\x05 \x01(\v2\x15.tallystick.v1.TotalsR\tallocated\"\xc0\x02\n" +
 	"\x06Totals\x12\x19\n" +
 	"\bcost_usd\x18\x01 \x01(\tR\acostUsd\x12\x1a\n" +
 	"\brequests\x18\x02 \x01(\x03R\brequests\x12\x16\n" +
@@ -1001,7 +1243,7 @@ func file_tallystick_v1_report_proto_rawDescGZIP() []byte {
 	return file_tallystick_v1_report_proto_rawDescData
 }
 
-var file_tallystick_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_tallystick_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_tallystick_v1_report_proto_goTypes = []any{
 	(*Window)(nil),                // 0: tallystick.v1.Window
 	(*Filter)(nil),                // 1: tallystick.v1.Filter
@@ -1012,47 +1254,60 @@ var file_tallystick_v1_report_proto_goTypes = []any{
 	(*Series)(nil),                // 6: tallystick.v1.Series
 	(*GroupsRequest)(nil),         // 7: tallystick.v1.GroupsRequest
 	(*GroupsResponse)(nil),        // 8: tallystick.v1.GroupsResponse
-	(*Group)(nil),                 // 9: tallystick.v1.Group
-	(*Totals)(nil),                // 10: tallystick.v1.Totals
-	(*Coverage)(nil),              // 11: tallystick.v1.Coverage
-	nil,                           // 12: tallystick.v1.Totals.TokensEntry
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*Allocation)(nil),            // 9: tallystick.v1.Allocation
+	(*OwnerPeriod)(nil),           // 10: tallystick.v1.OwnerPeriod
+	(*Group)(nil),                 // 11: tallystick.v1.Group
+	(*Totals)(nil),                // 12: tallystick.v1.Totals
+	(*Coverage)(nil),              // 13: tallystick.v1.Coverage
+	nil,                           // 14: tallystick.v1.OwnerPeriod.OwnersEntry
+	nil,                           // 15: tallystick.v1.Totals.TokensEntry
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
 }
 var file_tallystick_v1_report_proto_depIdxs = []int32{
-	13, // 0: tallystick.v1.Window.start:type_name -> google.protobuf.Timestamp
-	13, // 1: tallystick.v1.Window.end:type_name -> google.protobuf.Timestamp
+	16, // 0: tallystick.v1.Window.start:type_name -> google.protobuf.Timestamp
+	16, // 1: tallystick.v1.Window.end:type_name -> google.protobuf.Timestamp
 	0,  // 2: tallystick.v1.SummaryRequest.window:type_name -> tallystick.v1.Window
 	1,  // 3: tallystick.v1.SummaryRequest.filters:type_name -> tallystick.v1.Filter
-	10, // 4: tallystick.v1.SummaryResponse.totals:type_name -> tallystick.v1.Totals
-	11, // 5: tallystick.v1.SummaryResponse.coverage:type_name -> tallystick.v1.Coverage
+	12, // 4: tallystick.v1.SummaryResponse.totals:type_name -> tallystick.v1.Totals
+	13, // 5: tallystick.v1.SummaryResponse.coverage:type_name -> tallystick.v1.Coverage
 	0,  // 6: tallystick.v1.TimeSeriesRequest.window:type_name -> tallystick.v1.Window
 	1,  // 7: tallystick.v1.TimeSeriesRequest.filters:type_name -> tallystick.v1.Filter
-	13, // 8: tallystick.v1.TimeSeriesResponse.buckets:type_name -> google.protobuf.Timestamp
+	16, // 8: tallystick.v1.TimeSeriesResponse.buckets:type_name -> google.protobuf.Timestamp
 	6,  // 9: tallystick.v1.TimeSeriesResponse.series:type_name -> tallystick.v1.Series
-	10, // 10: tallystick.v1.TimeSeriesResponse.totals:type_name -> tallystick.v1.Totals
-	11, // 11: tallystick.v1.TimeSeriesResponse.coverage:type_name -> tallystick.v1.Coverage
-	10, // 12: tallystick.v1.Series.totals:type_name -> tallystick.v1.Totals
-	0,  // 13: tallystick.v1.GroupsRequest.window:type_name -> tallystick.v1.Window
-	1,  // 14: tallystick.v1.GroupsRequest.filters:type_name -> tallystick.v1.Filter
-	9,  // 15: tallystick.v1.GroupsResponse.groups:type_name -> tallystick.v1.Group
-	10, // 16: tallystick.v1.GroupsResponse.totals:type_name -> tallystick.v1.Totals
-	11, // 17: tallystick.v1.GroupsResponse.coverage:type_name -> tallystick.v1.Coverage
-	10, // 18: tallystick.v1.Group.totals:type_name -> tallystick.v1.Totals
-	12, // 19: tallystick.v1.Totals.tokens:type_name -> tallystick.v1.Totals.TokensEntry
-	13, // 20: tallystick.v1.Coverage.start:type_name -> google.protobuf.Timestamp
-	13, // 21: tallystick.v1.Coverage.end:type_name -> google.protobuf.Timestamp
-	13, // 22: tallystick.v1.Coverage.fresh_until:type_name -> google.protobuf.Timestamp
-	2,  // 23: tallystick.v1.ReportService.QuerySummary:input_type -> tallystick.v1.SummaryRequest
-	4,  // 24: tallystick.v1.ReportService.QueryTimeSeries:input_type -> tallystick.v1.TimeSeriesRequest
-	7,  // 25: tallystick.v1.ReportService.QueryGroups:input_type -> tallystick.v1.GroupsRequest
-	3,  // 26: tallystick.v1.ReportService.QuerySummary:output_type -> tallystick.v1.SummaryResponse
-	5,  // 27: tallystick.v1.ReportService.QueryTimeSeries:output_type -> tallystick.v1.TimeSeriesResponse
-	8,  // 28: tallystick.v1.ReportService.QueryGroups:output_type -> tallystick.v1.GroupsResponse
-	26, // [26:29] is the sub-list for method output_type
-	23, // [23:26] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	12, // 10: tallystick.v1.TimeSeriesResponse.totals:type_name -> tallystick.v1.Totals
+	13, // 11: tallystick.v1.TimeSeriesResponse.coverage:type_name -> tallystick.v1.Coverage
+	9,  // 12: tallystick.v1.TimeSeriesResponse.allocation:type_name -> tallystick.v1.Allocation
+	12, // 13: tallystick.v1.Series.totals:type_name -> tallystick.v1.Totals
+	12, // 14: tallystick.v1.Series.direct:type_name -> tallystick.v1.Totals
+	12, // 15: tallystick.v1.Series.allocated:type_name -> tallystick.v1.Totals
+	0,  // 16: tallystick.v1.GroupsRequest.window:type_name -> tallystick.v1.Window
+	1,  // 17: tallystick.v1.GroupsRequest.filters:type_name -> tallystick.v1.Filter
+	11, // 18: tallystick.v1.GroupsResponse.groups:type_name -> tallystick.v1.Group
+	12, // 19: tallystick.v1.GroupsResponse.totals:type_name -> tallystick.v1.Totals
+	13, // 20: tallystick.v1.GroupsResponse.coverage:type_name -> tallystick.v1.Coverage
+	9,  // 21: tallystick.v1.GroupsResponse.allocation:type_name -> tallystick.v1.Allocation
+	12, // 22: tallystick.v1.Allocation.allocated:type_name -> tallystick.v1.Totals
+	10, // 23: tallystick.v1.Allocation.periods:type_name -> tallystick.v1.OwnerPeriod
+	16, // 24: tallystick.v1.OwnerPeriod.start:type_name -> google.protobuf.Timestamp
+	14, // 25: tallystick.v1.OwnerPeriod.owners:type_name -> tallystick.v1.OwnerPeriod.OwnersEntry
+	12, // 26: tallystick.v1.Group.totals:type_name -> tallystick.v1.Totals
+	12, // 27: tallystick.v1.Group.direct:type_name -> tallystick.v1.Totals
+	12, // 28: tallystick.v1.Group.allocated:type_name -> tallystick.v1.Totals
+	15, // 29: tallystick.v1.Totals.tokens:type_name -> tallystick.v1.Totals.TokensEntry
+	16, // 30: tallystick.v1.Coverage.start:type_name -> google.protobuf.Timestamp
+	16, // 31: tallystick.v1.Coverage.end:type_name -> google.protobuf.Timestamp
+	16, // 32: tallystick.v1.Coverage.fresh_until:type_name -> google.protobuf.Timestamp
+	2,  // 33: tallystick.v1.ReportService.QuerySummary:input_type -> tallystick.v1.SummaryRequest
+	4,  // 34: tallystick.v1.ReportService.QueryTimeSeries:input_type -> tallystick.v1.TimeSeriesRequest
+	7,  // 35: tallystick.v1.ReportService.QueryGroups:input_type -> tallystick.v1.GroupsRequest
+	3,  // 36: tallystick.v1.ReportService.QuerySummary:output_type -> tallystick.v1.SummaryResponse
+	5,  // 37: tallystick.v1.ReportService.QueryTimeSeries:output_type -> tallystick.v1.TimeSeriesResponse
+	8,  // 38: tallystick.v1.ReportService.QueryGroups:output_type -> tallystick.v1.GroupsResponse
+	36, // [36:39] is the sub-list for method output_type
+	33, // [33:36] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_tallystick_v1_report_proto_init() }
@@ -1066,7 +1321,7 @@ func file_tallystick_v1_report_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tallystick_v1_report_proto_rawDesc), len(file_tallystick_v1_report_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
