@@ -99,6 +99,8 @@ var access = map[string]rule{
 	pb.ProviderService_ListKeyLimits_FullMethodName:     {scope: authn.Read},
 	pb.ProviderService_SetSpendCap_FullMethodName:       {scope: authn.Admin, audited: true},
 	pb.ProviderService_ListSpendCaps_FullMethodName:     {scope: authn.Read},
+	pb.ProviderService_GetCapture_FullMethodName:        {scope: authn.Read},
+	pb.ProviderService_SetCapture_FullMethodName:        {scope: authn.Admin, audited: true},
 
 	pb.CheckpointService_GetCheckpoint_FullMethodName:       {scope: authn.Read},
 	pb.CheckpointService_ListCheckpoints_FullMethodName:     {scope: authn.Read},

@@ -30,6 +30,8 @@ type Providers interface {
 	Limits(ctx context.Context, id tenant.ID, after string, limit int) ([]provider.Limit, error)
 	SetCap(ctx context.Context, by authn.Principal, id tenant.ID, scope, subject string, usd *money.Sum) error
 	Caps(ctx context.Context, id tenant.ID) ([]provider.Cap, error)
+	Capture(ctx context.Context, id tenant.ID) (provider.Capture, error)
+	SetCapture(ctx context.Context, by authn.Principal, id tenant.ID, promptDigests bool) (provider.Capture, error)
 }
 
 // providerService serves tallystick.v1.ProviderService.
@@ -204,6 +206,26 @@ func (s *providerService) ListSpendCaps(ctx context.Context, req *pb.ListSpendCa
 	return res, nil
 }
 
+// GetCapture says what of its calls a tenant lets the proxy keep.
+func (s *providerService) GetCapture(ctx context.Context, req *pb.GetCaptureRequest) (*pb.Capture, error) {
+	p, id, err := s.enter(ctx, req.TenantId)
+	if err != nil {
+		return nil, err
+	}
+	c, err := p.Capture(ctx, id)
+	return captureMessage(&c), providerError(ctx, err)
+}
+
+// SetCapture sets it.
+func (s *providerService) SetCapture(ctx context.Context, req *pb.SetCaptureRequest) (*pb.Capture, error) {
+	p, id, err := s.enter(ctx, req.TenantId)
+	if err != nil {
+		return nil, err
+	}
+	c, err := p.SetCapture(ctx, principal(ctx), id, req.PromptDigests)
+	return captureMessage(&c), providerError(ctx, err)
+}
+
 // providerError turns what the store says into the API's errors. None of its
 // texts holds a key.
 func providerError(ctx context.Context, err error) error {
@@ -241,4 +263,8 @@ func limitMessage(l *provider.Limit) *pb.KeyLimit {
 		TenantId: string(l.Tenant), KeyId: l.KeyID, RequestsPerMinute: l.RequestsPerMinute, TokensPerMinute: l.TokensPerMinute,
 		SetAt: timestamppb.New(l.SetAt), SetBy: l.SetBy,
 	}
+}
+
+func captureMessage(c *provider.Capture) *pb.Capture {
+	return &pb.Capture{TenantId: string(c.Tenant), PromptDigests: c.PromptDigests, SetAt: timestamp(c.SetAt), SetBy: c.SetBy}
 }

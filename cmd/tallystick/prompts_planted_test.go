@@ -93,6 +93,7 @@ func TestPlantedPromptsStandNowhere(t *testing.T) {
 	t.Setenv("TALLYSTICK_TOKEN", w.token)
 	w.post("/v1/tenants:batchCreate", `{"tenant_ids":["`+plantedTenant+`"]}`, http.StatusOK)
 	w.post("/v1/providers/keys", fmt.Sprintf(`{"tenant_id":%q,"provider":"openai","base_url":%q,"value":"sk-a-provider-key-of-a-test"}`, plantedTenant, w.provider.URL), http.StatusOK)
+	w.post("/v1/providers/capture", fmt.Sprintf(`{"tenant_id":%q,"prompt_digests":true}`, plantedTenant), http.StatusOK)
 
 	doors := []struct {
 		name string

@@ -72,7 +72,9 @@ func newProvidersCommand() *cobra.Command {
 	limit.Flags().Int64Var(&f.tokens, "tokens", 0, "tokens per minute; 0 is no limit")
 	limitCap.Flags().StringVar(&f.usd, "usd", "", "USD per month, a decimal")
 	limitCap.Flags().BoolVar(&f.none, "none", false, "end the cap")
-	cmd.AddCommand(add, rotate, kill, limit, limitCap,
+	capture := f.command("capture [on|off]", "Say or set whether keyed digests of prompts are kept", cobra.MaximumNArgs(1), f.capture)
+	capture.ValidArgs = []string{"on", "off"}
+	cmd.AddCommand(add, rotate, kill, limit, limitCap, capture,
 		f.command("list", "List a tenant's provider keys, masked", cobra.NoArgs, f.listKeys),
 		f.command("revoke SECRET_ID", "End a provider key and take its values out", cobra.ExactArgs(1), f.revokeKey),
 		f.command("lift SWITCH_ID", "Let calls go again", cobra.ExactArgs(1), f.lift),
@@ -160,6 +162,32 @@ func (f *providersFlags) setCap(ctx context.Context, api *ledgerAPI, c *cobra.Co
 	}
 	_, err := fmt.Fprintln(c.ErrOrStderr(), "the cap is set")
 	return err
+}
+
+func (f *providersFlags) capture(ctx context.Context, api *ledgerAPI, c *cobra.Command, args []string) error {
+	var now pb.Capture
+	var err error
+	switch {
+	case len(args) == 0:
+		err = api.call(ctx, "/v1/providers/capture?"+url.Values{"tenant_id": {f.tenant}}.Encode(), nil, &now)
+	case args[0] != "on" && args[0] != "off":
+		return usageError("capture is on or off")
+	default:
+		err = api.call(ctx, "/v1/providers/capture", &pb.SetCaptureRequest{TenantId: f.tenant, PromptDigests: args[0] == "on"}, &now)
+	}
+	if err != nil {
+		return err
+	}
+	return printRows(c.OutOrStdout(), f.json, []*pb.Capture{&now}, "PROMPT DIGESTS\tSET BY\tSINCE", func(m *pb.Capture) string {
+		state, since := "off", "never set"
+		if m.PromptDigests {
+			state = "on"
+		}
+		if m.SetAt != nil {
+			since = m.SetAt.AsTime().Format(time.RFC3339)
+		}
+		return fmt.Sprintf("%s\t%s\t%s", state, m.SetBy, since)
+	})
 }
 
 // pages reads a list to its end.

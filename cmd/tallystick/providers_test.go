@@ -75,6 +75,12 @@ func TestProviders(t *testing.T) {
 	run(exitOK, "", "providers", "limit", tokenID)
 	w.call(http.StatusOK, "search")
 	w.caps(t, run)
+	run(exitOK, "", "providers", "capture", "on")
+	for name := range w.attribution(w.call(http.StatusOK, "search")) {
+		if strings.Contains(name, "digest") {
+			t.Errorf("%s is kept where the installation does not allow it", name)
+		}
+	}
 
 	if out := run(exitOK, "", "providers", "list", "--json"); !strings.Contains(out, secret) || !strings.Contains(out, `"provider":"openai"`) {
 		t.Errorf("list prints %q", out)
@@ -92,9 +98,10 @@ type providersWorld struct {
 	caller string // a token with the scope ingest
 }
 
-func newProvidersWorld(t *testing.T) *providersWorld {
+func newProvidersWorld(t *testing.T, settings ...string) *providersWorld {
 	t.Helper()
-	w := &providersWorld{accessWorld: newAccessWorld(t, config.EnvPrefix+"PROVIDERS_PRIVATE_NETWORKS=true", config.EnvPrefix+"PROXY_LISTEN=127.0.0.1:0")}
+	settings = append(settings, config.EnvPrefix+"PROVIDERS_PRIVATE_NETWORKS=true", config.EnvPrefix+"PROXY_LISTEN=127.0.0.1:0")
+	w := &providersWorld{accessWorld: newAccessWorld(t, settings...)}
 	t.Cleanup(func() {
 		if err := w.app.close(); err != nil {
 			t.Error(err)

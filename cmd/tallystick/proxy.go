@@ -23,6 +23,7 @@ import (
 	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/internal/pricing"
+	"github.com/tallystick/tallystick/internal/provider"
 	"github.com/tallystick/tallystick/internal/spool"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/tokens"
@@ -149,7 +150,7 @@ func (a *app) proxyParts(ctx context.Context, edge *ingest.Edge, queue *spool.Sp
 		Pricer: pricer, Foreign: foreign,
 	}
 	if a.cfg.Proxy.Digests {
-		parts.Capture, parts.Digester = everyPrompt{}, ringDigester{a.ring}
+		parts.Capture, parts.Digester = tenantsCapture{a.access.gate}, ringDigester{a.ring}
 	}
 	return parts, nil
 }
@@ -218,11 +219,11 @@ func (b *bookPricer) Price(provider, model, tier string, at time.Time, used *tok
 	return r.Cost, r.Priced
 }
 
-// everyPrompt digests the prompts of all tenants.
-type everyPrompt struct{}
+// tenantsCapture digests the prompts of the tenants that want it.
+type tenantsCapture struct{ gate *provider.Gate }
 
 // Digests implements proxy.Capture.
-func (everyPrompt) Digests(tenant.ID) bool { return true }
+func (c tenantsCapture) Digests(id tenant.ID) bool { return c.gate.Digests(context.Background(), id) }
 
 // ringDigester makes digests under the tenants' digest keys.
 type ringDigester struct{ ring *keyring.Ring }

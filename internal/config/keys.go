@@ -130,7 +130,7 @@ var keys = []key{
 	{"proxy.upstreams", list, []string{}, false, "providers beside the known ones, or elsewhere: each \"NAME=URL [auth=bearer|x-api-key|x-goog-api-key|api-key] [like=HOST]\""},
 	{"proxy.fail_open", yesNo, false, false, "forward calls while the spool is full; what is missing then is summed up in the ledger"},
 	{"proxy.power_safe", yesNo, false, false, "end a response only when its usage is fsync'd, in place of written and about to be"},
-	{"proxy.digests", yesNo, false, false, "keep keyed digests of prompts, to find equal ones and those that begin alike"},
+	{"proxy.digests", yesNo, false, false, "let tenants keep keyed digests of prompts (providers capture), to find equal ones and those that begin alike"},
 	{"proxy.spool_dir", text, "", false, "folder of usage that is not in Kafka yet (default: proxy-spool in the data directory)"},
 	{"proxy.spool_bytes", number, DefaultSpoolBytes, false, "most that the folder may hold; then calls are refused"},
 	{"proxy.max_body_bytes", number, DefaultMaxBodyBytes, false, "largest request that the proxy forwards"},

@@ -18,7 +18,8 @@ type policy struct {
 	switches []Switch           // in force
 	limits   map[string]Limit   // by key
 	caps     []Cap              // with what other processes have spent
-	month    time.Time          // of caps
+	capture  Capture
+	month    time.Time // of caps
 }
 
 // usable is a provider key that calls go with.
@@ -46,7 +47,10 @@ func readPolicy(ctx context.Context, db *postgres.DB, id tenant.ID, writer strin
 		for _, l := range limits {
 			p.limits[l.KeyID] = l
 		}
-		p.caps, err = readCaps(ctx, tx, id, p.month, writer)
+		if p.caps, err = readCaps(ctx, tx, id, p.month, writer); err != nil {
+			return err
+		}
+		p.capture, err = readCapture(ctx, tx, id)
 		return err
 	})
 	if err != nil {

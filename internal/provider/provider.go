@@ -1,6 +1,6 @@
 // Package provider is what a tenant lets the metering proxy do with its
 // providers: with which keys, to which addresses, how fast, for how much money,
-// and what is stopped.
+// what is stopped, and what may be kept of a call.
 //
 // A Store keeps that in Postgres, each change with its audit row in the same
 // transaction. A Gate decides by it, call by call, without a round trip: it

@@ -1444,6 +1444,174 @@ func (x *ListSpendCapsResponse) GetCaps() []*SpendCap {
 	return nil
 }
 
+type GetCaptureRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCaptureRequest) Reset() {
+	*x = GetCaptureRequest{}
+	mi := &file_tallystick_v1_providers_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCaptureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCaptureRequest) ProtoMessage() {}
+
+func (x *GetCaptureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_providers_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCaptureRequest.ProtoReflect.Descriptor instead.
+func (*GetCaptureRequest) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_providers_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GetCaptureRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+type SetCaptureRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	TenantId string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// Whether a keyed digest of a call's prompt, and of its first 1, 2 and 4 KiB, is
+	// kept in its tags, so that equal prompts are found without their text.
+	PromptDigests bool `protobuf:"varint,2,opt,name=prompt_digests,json=promptDigests,proto3" json:"prompt_digests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetCaptureRequest) Reset() {
+	*x = SetCaptureRequest{}
+	mi := &file_tallystick_v1_providers_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetCaptureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetCaptureRequest) ProtoMessage() {}
+
+func (x *SetCaptureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_providers_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetCaptureRequest.ProtoReflect.Descriptor instead.
+func (*SetCaptureRequest) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_providers_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SetCaptureRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *SetCaptureRequest) GetPromptDigests() bool {
+	if x != nil {
+		return x.PromptDigests
+	}
+	return false
+}
+
+type Capture struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	TenantId string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// False unless somebody said otherwise.
+	PromptDigests bool `protobuf:"varint,2,opt,name=prompt_digests,json=promptDigests,proto3" json:"prompt_digests,omitempty"`
+	// Left out where nobody has set it.
+	SetAt         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=set_at,json=setAt,proto3" json:"set_at,omitempty"`
+	SetBy         string                 `protobuf:"bytes,4,opt,name=set_by,json=setBy,proto3" json:"set_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Capture) Reset() {
+	*x = Capture{}
+	mi := &file_tallystick_v1_providers_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Capture) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Capture) ProtoMessage() {}
+
+func (x *Capture) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_providers_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Capture.ProtoReflect.Descriptor instead.
+func (*Capture) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_providers_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Capture) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *Capture) GetPromptDigests() bool {
+	if x != nil {
+		return x.PromptDigests
+	}
+	return false
+}
+
+func (x *Capture) GetSetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SetAt
+	}
+	return nil
+}
+
+func (x *Capture) GetSetBy() string {
+	if x != nil {
+		return x.SetBy
+	}
+	return ""
+}
+
 var File_tallystick_v1_providers_proto protoreflect.FileDescriptor
 
 const file_tallystick_v1_providers_proto_rawDesc = "" +
@@ -1558,7 +1726,17 @@ const file_tallystick_v1_providers_proto_rawDesc = "" +
 	"\x14ListSpendCapsRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"D\n" +
 	"\x15ListSpendCapsResponse\x12+\n" +
-	"\x04caps\x18\x01 \x03(\v2\x17.tallystick.v1.SpendCapR\x04caps2\x92\v\n" +
+	"\x04caps\x18\x01 \x03(\v2\x17.tallystick.v1.SpendCapR\x04caps\"0\n" +
+	"\x11GetCaptureRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"W\n" +
+	"\x11SetCaptureRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12%\n" +
+	"\x0eprompt_digests\x18\x02 \x01(\bR\rpromptDigests\"\x97\x01\n" +
+	"\aCapture\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12%\n" +
+	"\x0eprompt_digests\x18\x02 \x01(\bR\rpromptDigests\x121\n" +
+	"\x06set_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05setAt\x12\x15\n" +
+	"\x06set_by\x18\x04 \x01(\tR\x05setBy2\xe3\f\n" +
 	"\x0fProviderService\x12q\n" +
 	"\x0eAddProviderKey\x12$.tallystick.v1.AddProviderKeyRequest\x1a\x1a.tallystick.v1.ProviderKey\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/providers/keys\x12\x7f\n" +
 	"\x10ListProviderKeys\x12&.tallystick.v1.ListProviderKeysRequest\x1a'.tallystick.v1.ListProviderKeysResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/providers/keys\x12\x8a\x01\n" +
@@ -1570,7 +1748,11 @@ const file_tallystick_v1_providers_proto_rawDesc = "" +
 	"\vSetKeyLimit\x12!.tallystick.v1.SetKeyLimitRequest\x1a\x17.tallystick.v1.KeyLimit\"\x1f\x82\xd3\xe4\x93\x02\x19:\x01*\"\x14/v1/providers/limits\x12x\n" +
 	"\rListKeyLimits\x12#.tallystick.v1.ListKeyLimitsRequest\x1a$.tallystick.v1.ListKeyLimitsResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/providers/limits\x12s\n" +
 	"\vSetSpendCap\x12!.tallystick.v1.SetSpendCapRequest\x1a\".tallystick.v1.SetSpendCapResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/providers/caps\x12v\n" +
-	"\rListSpendCaps\x12#.tallystick.v1.ListSpendCapsRequest\x1a$.tallystick.v1.ListSpendCapsResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/providers/capsBEZCgithub.com/tallystick/tallystick/api/gen/tallystick/v1;tallystickv1b\x06proto3"
+	"\rListSpendCaps\x12#.tallystick.v1.ListSpendCapsRequest\x1a$.tallystick.v1.ListSpendCapsResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/providers/caps\x12e\n" +
+	"\n" +
+	"GetCapture\x12 .tallystick.v1.GetCaptureRequest\x1a\x16.tallystick.v1.Capture\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/providers/capture\x12h\n" +
+	"\n" +
+	"SetCapture\x12 .tallystick.v1.SetCaptureRequest\x1a\x16.tallystick.v1.Capture\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/providers/captureBEZCgithub.com/tallystick/tallystick/api/gen/tallystick/v1;tallystickv1b\x06proto3"
 
 var (
 	file_tallystick_v1_providers_proto_rawDescOnce sync.Once
@@ -1584,7 +1766,7 @@ func file_tallystick_v1_providers_proto_rawDescGZIP() []byte {
 	return file_tallystick_v1_providers_proto_rawDescData
 }
 
-var file_tallystick_v1_providers_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_tallystick_v1_providers_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_tallystick_v1_providers_proto_goTypes = []any{
 	(*AddProviderKeyRequest)(nil),     // 0: tallystick.v1.AddProviderKeyRequest
 	(*ProviderKey)(nil),               // 1: tallystick.v1.ProviderKey
@@ -1608,49 +1790,57 @@ var file_tallystick_v1_providers_proto_goTypes = []any{
 	(*SpendCap)(nil),                  // 19: tallystick.v1.SpendCap
 	(*ListSpendCapsRequest)(nil),      // 20: tallystick.v1.ListSpendCapsRequest
 	(*ListSpendCapsResponse)(nil),     // 21: tallystick.v1.ListSpendCapsResponse
-	(*timestamppb.Timestamp)(nil),     // 22: google.protobuf.Timestamp
+	(*GetCaptureRequest)(nil),         // 22: tallystick.v1.GetCaptureRequest
+	(*SetCaptureRequest)(nil),         // 23: tallystick.v1.SetCaptureRequest
+	(*Capture)(nil),                   // 24: tallystick.v1.Capture
+	(*timestamppb.Timestamp)(nil),     // 25: google.protobuf.Timestamp
 }
 var file_tallystick_v1_providers_proto_depIdxs = []int32{
-	22, // 0: tallystick.v1.ProviderKey.created_at:type_name -> google.protobuf.Timestamp
-	22, // 1: tallystick.v1.ProviderKey.rotated_at:type_name -> google.protobuf.Timestamp
-	22, // 2: tallystick.v1.ProviderKey.rotate_by:type_name -> google.protobuf.Timestamp
-	22, // 3: tallystick.v1.ProviderKey.previous_until:type_name -> google.protobuf.Timestamp
-	22, // 4: tallystick.v1.ProviderKey.revoked_at:type_name -> google.protobuf.Timestamp
+	25, // 0: tallystick.v1.ProviderKey.created_at:type_name -> google.protobuf.Timestamp
+	25, // 1: tallystick.v1.ProviderKey.rotated_at:type_name -> google.protobuf.Timestamp
+	25, // 2: tallystick.v1.ProviderKey.rotate_by:type_name -> google.protobuf.Timestamp
+	25, // 3: tallystick.v1.ProviderKey.previous_until:type_name -> google.protobuf.Timestamp
+	25, // 4: tallystick.v1.ProviderKey.revoked_at:type_name -> google.protobuf.Timestamp
 	1,  // 5: tallystick.v1.ListProviderKeysResponse.keys:type_name -> tallystick.v1.ProviderKey
-	22, // 6: tallystick.v1.KillSwitch.created_at:type_name -> google.protobuf.Timestamp
-	22, // 7: tallystick.v1.KillSwitch.lifted_at:type_name -> google.protobuf.Timestamp
+	25, // 6: tallystick.v1.KillSwitch.created_at:type_name -> google.protobuf.Timestamp
+	25, // 7: tallystick.v1.KillSwitch.lifted_at:type_name -> google.protobuf.Timestamp
 	8,  // 8: tallystick.v1.ListKillSwitchesResponse.switches:type_name -> tallystick.v1.KillSwitch
-	22, // 9: tallystick.v1.KeyLimit.set_at:type_name -> google.protobuf.Timestamp
+	25, // 9: tallystick.v1.KeyLimit.set_at:type_name -> google.protobuf.Timestamp
 	14, // 10: tallystick.v1.ListKeyLimitsResponse.limits:type_name -> tallystick.v1.KeyLimit
-	22, // 11: tallystick.v1.SpendCap.set_at:type_name -> google.protobuf.Timestamp
+	25, // 11: tallystick.v1.SpendCap.set_at:type_name -> google.protobuf.Timestamp
 	19, // 12: tallystick.v1.ListSpendCapsResponse.caps:type_name -> tallystick.v1.SpendCap
-	0,  // 13: tallystick.v1.ProviderService.AddProviderKey:input_type -> tallystick.v1.AddProviderKeyRequest
-	2,  // 14: tallystick.v1.ProviderService.ListProviderKeys:input_type -> tallystick.v1.ListProviderKeysRequest
-	4,  // 15: tallystick.v1.ProviderService.RotateProviderKey:input_type -> tallystick.v1.RotateProviderKeyRequest
-	5,  // 16: tallystick.v1.ProviderService.RevokeProviderKey:input_type -> tallystick.v1.RevokeProviderKeyRequest
-	7,  // 17: tallystick.v1.ProviderService.ThrowKillSwitch:input_type -> tallystick.v1.ThrowKillSwitchRequest
-	9,  // 18: tallystick.v1.ProviderService.ListKillSwitches:input_type -> tallystick.v1.ListKillSwitchesRequest
-	11, // 19: tallystick.v1.ProviderService.LiftKillSwitch:input_type -> tallystick.v1.LiftKillSwitchRequest
-	13, // 20: tallystick.v1.ProviderService.SetKeyLimit:input_type -> tallystick.v1.SetKeyLimitRequest
-	15, // 21: tallystick.v1.ProviderService.ListKeyLimits:input_type -> tallystick.v1.ListKeyLimitsRequest
-	17, // 22: tallystick.v1.ProviderService.SetSpendCap:input_type -> tallystick.v1.SetSpendCapRequest
-	20, // 23: tallystick.v1.ProviderService.ListSpendCaps:input_type -> tallystick.v1.ListSpendCapsRequest
-	1,  // 24: tallystick.v1.ProviderService.AddProviderKey:output_type -> tallystick.v1.ProviderKey
-	3,  // 25: tallystick.v1.ProviderService.ListProviderKeys:output_type -> tallystick.v1.ListProviderKeysResponse
-	1,  // 26: tallystick.v1.ProviderService.RotateProviderKey:output_type -> tallystick.v1.ProviderKey
-	6,  // 27: tallystick.v1.ProviderService.RevokeProviderKey:output_type -> tallystick.v1.RevokeProviderKeyResponse
-	8,  // 28: tallystick.v1.ProviderService.ThrowKillSwitch:output_type -> tallystick.v1.KillSwitch
-	10, // 29: tallystick.v1.ProviderService.ListKillSwitches:output_type -> tallystick.v1.ListKillSwitchesResponse
-	12, // 30: tallystick.v1.ProviderService.LiftKillSwitch:output_type -> tallystick.v1.LiftKillSwitchResponse
-	14, // 31: tallystick.v1.ProviderService.SetKeyLimit:output_type -> tallystick.v1.KeyLimit
-	16, // 32: tallystick.v1.ProviderService.ListKeyLimits:output_type -> tallystick.v1.ListKeyLimitsResponse
-	18, // 33: tallystick.v1.ProviderService.SetSpendCap:output_type -> tallystick.v1.SetSpendCapResponse
-	21, // 34: tallystick.v1.ProviderService.ListSpendCaps:output_type -> tallystick.v1.ListSpendCapsResponse
-	24, // [24:35] is the sub-list for method output_type
-	13, // [13:24] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	25, // 13: tallystick.v1.Capture.set_at:type_name -> google.protobuf.Timestamp
+	0,  // 14: tallystick.v1.ProviderService.AddProviderKey:input_type -> tallystick.v1.AddProviderKeyRequest
+	2,  // 15: tallystick.v1.ProviderService.ListProviderKeys:input_type -> tallystick.v1.ListProviderKeysRequest
+	4,  // 16: tallystick.v1.ProviderService.RotateProviderKey:input_type -> tallystick.v1.RotateProviderKeyRequest
+	5,  // 17: tallystick.v1.ProviderService.RevokeProviderKey:input_type -> tallystick.v1.RevokeProviderKeyRequest
+	7,  // 18: tallystick.v1.ProviderService.ThrowKillSwitch:input_type -> tallystick.v1.ThrowKillSwitchRequest
+	9,  // 19: tallystick.v1.ProviderService.ListKillSwitches:input_type -> tallystick.v1.ListKillSwitchesRequest
+	11, // 20: tallystick.v1.ProviderService.LiftKillSwitch:input_type -> tallystick.v1.LiftKillSwitchRequest
+	13, // 21: tallystick.v1.ProviderService.SetKeyLimit:input_type -> tallystick.v1.SetKeyLimitRequest
+	15, // 22: tallystick.v1.ProviderService.ListKeyLimits:input_type -> tallystick.v1.ListKeyLimitsRequest
+	17, // 23: tallystick.v1.ProviderService.SetSpendCap:input_type -> tallystick.v1.SetSpendCapRequest
+	20, // 24: tallystick.v1.ProviderService.ListSpendCaps:input_type -> tallystick.v1.ListSpendCapsRequest
+	22, // 25: tallystick.v1.ProviderService.GetCapture:input_type -> tallystick.v1.GetCaptureRequest
+	23, // 26: tallystick.v1.ProviderService.SetCapture:input_type -> tallystick.v1.SetCaptureRequest
+	1,  // 27: tallystick.v1.ProviderService.AddProviderKey:output_type -> tallystick.v1.ProviderKey
+	3,  // 28: tallystick.v1.ProviderService.ListProviderKeys:output_type -> tallystick.v1.ListProviderKeysResponse
+	1,  // 29: tallystick.v1.ProviderService.RotateProviderKey:output_type -> tallystick.v1.ProviderKey
+	6,  // 30: tallystick.v1.ProviderService.RevokeProviderKey:output_type -> tallystick.v1.RevokeProviderKeyResponse
+	8,  // 31: tallystick.v1.ProviderService.ThrowKillSwitch:output_type -> tallystick.v1.KillSwitch
+	10, // 32: tallystick.v1.ProviderService.ListKillSwitches:output_type -> tallystick.v1.ListKillSwitchesResponse
+	12, // 33: tallystick.v1.ProviderService.LiftKillSwitch:output_type -> tallystick.v1.LiftKillSwitchResponse
+	14, // 34: tallystick.v1.ProviderService.SetKeyLimit:output_type -> tallystick.v1.KeyLimit
+	16, // 35: tallystick.v1.ProviderService.ListKeyLimits:output_type -> tallystick.v1.ListKeyLimitsResponse
+	18, // 36: tallystick.v1.ProviderService.SetSpendCap:output_type -> tallystick.v1.SetSpendCapResponse
+	21, // 37: tallystick.v1.ProviderService.ListSpendCaps:output_type -> tallystick.v1.ListSpendCapsResponse
+	24, // 38: tallystick.v1.ProviderService.GetCapture:output_type -> tallystick.v1.Capture
+	24, // 39: tallystick.v1.ProviderService.SetCapture:output_type -> tallystick.v1.Capture
+	27, // [27:40] is the sub-list for method output_type
+	14, // [14:27] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_tallystick_v1_providers_proto_init() }
@@ -1665,7 +1855,7 @@ func file_tallystick_v1_providers_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tallystick_v1_providers_proto_rawDesc), len(file_tallystick_v1_providers_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

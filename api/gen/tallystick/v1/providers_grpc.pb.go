@@ -30,6 +30,8 @@ const (
 	ProviderService_ListKeyLimits_FullMethodName     = "/tallystick.v1.ProviderService/ListKeyLimits"
 	ProviderService_SetSpendCap_FullMethodName       = "/tallystick.v1.ProviderService/SetSpendCap"
 	ProviderService_ListSpendCaps_FullMethodName     = "/tallystick.v1.ProviderService/ListSpendCaps"
+	ProviderService_GetCapture_FullMethodName        = "/tallystick.v1.ProviderService/GetCapture"
+	ProviderService_SetCapture_FullMethodName        = "/tallystick.v1.ProviderService/SetCapture"
 )
 
 // ProviderServiceClient is the client API for ProviderService service.
@@ -37,7 +39,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // ProviderService says what a tenant lets the metering proxy do with its
-// providers: with which keys, how fast, for how much, and what is stopped.
+// providers: with which keys, how fast, for how much, what is stopped, and what may
+// be kept of a call.
 // Every change is a row of the audit log, written in the same transaction, and
 // in force in every proxy within five seconds.
 type ProviderServiceClient interface {
@@ -62,6 +65,11 @@ type ProviderServiceClient interface {
 	// when it is first set.
 	SetSpendCap(ctx context.Context, in *SetSpendCapRequest, opts ...grpc.CallOption) (*SetSpendCapResponse, error)
 	ListSpendCaps(ctx context.Context, in *ListSpendCapsRequest, opts ...grpc.CallOption) (*ListSpendCapsResponse, error)
+	// GetCapture says what of its calls the tenant lets the proxy keep.
+	GetCapture(ctx context.Context, in *GetCaptureRequest, opts ...grpc.CallOption) (*Capture, error)
+	// SetCapture sets it, for calls from then on. The installation bounds it: where
+	// its proxies run without proxy.digests, nobody's prompts are digested.
+	SetCapture(ctx context.Context, in *SetCaptureRequest, opts ...grpc.CallOption) (*Capture, error)
 }
 
 type providerServiceClient struct {
@@ -182,12 +190,33 @@ func (c *providerServiceClient) ListSpendCaps(ctx context.Context, in *ListSpend
 	return out, nil
 }
 
+func (c *providerServiceClient) GetCapture(ctx context.Context, in *GetCaptureRequest, opts ...grpc.CallOption) (*Capture, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Capture)
+	err := c.cc.Invoke(ctx, ProviderService_GetCapture_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *providerServiceClient) SetCapture(ctx context.Context, in *SetCaptureRequest, opts ...grpc.CallOption) (*Capture, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Capture)
+	err := c.cc.Invoke(ctx, ProviderService_SetCapture_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ProviderServiceServer is the server API for ProviderService service.
 // All implementations must embed UnimplementedProviderServiceServer
 // for forward compatibility.
 //
 // ProviderService says what a tenant lets the metering proxy do with its
-// providers: with which keys, how fast, for how much, and what is stopped.
+// providers: with which keys, how fast, for how much, what is stopped, and what may
+// be kept of a call.
 // Every change is a row of the audit log, written in the same transaction, and
 // in force in every proxy within five seconds.
 type ProviderServiceServer interface {
@@ -212,6 +241,11 @@ type ProviderServiceServer interface {
 	// when it is first set.
 	SetSpendCap(context.Context, *SetSpendCapRequest) (*SetSpendCapResponse, error)
 	ListSpendCaps(context.Context, *ListSpendCapsRequest) (*ListSpendCapsResponse, error)
+	// GetCapture says what of its calls the tenant lets the proxy keep.
+	GetCapture(context.Context, *GetCaptureRequest) (*Capture, error)
+	// SetCapture sets it, for calls from then on. The installation bounds it: where
+	// its proxies run without proxy.digests, nobody's prompts are digested.
+	SetCapture(context.Context, *SetCaptureRequest) (*Capture, error)
 	mustEmbedUnimplementedProviderServiceServer()
 }
 
@@ -254,6 +288,12 @@ func (UnimplementedProviderServiceServer) SetSpendCap(context.Context, *SetSpend
 }
 func (UnimplementedProviderServiceServer) ListSpendCaps(context.Context, *ListSpendCapsRequest) (*ListSpendCapsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSpendCaps not implemented")
+}
+func (UnimplementedProviderServiceServer) GetCapture(context.Context, *GetCaptureRequest) (*Capture, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetCapture not implemented")
+}
+func (UnimplementedProviderServiceServer) SetCapture(context.Context, *SetCaptureRequest) (*Capture, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetCapture not implemented")
 }
 func (UnimplementedProviderServiceServer) mustEmbedUnimplementedProviderServiceServer() {}
 func (UnimplementedProviderServiceServer) testEmbeddedByValue()                         {}
@@ -474,6 +514,42 @@ func _ProviderService_ListSpendCaps_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ProviderService_GetCapture_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetCaptureRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProviderServiceServer).GetCapture(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProviderService_GetCapture_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProviderServiceServer).GetCapture(ctx, req.(*GetCaptureRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ProviderService_SetCapture_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetCaptureRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProviderServiceServer).SetCapture(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProviderService_SetCapture_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProviderServiceServer).SetCapture(ctx, req.(*SetCaptureRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ProviderService_ServiceDesc is the grpc.ServiceDesc for ProviderService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -524,6 +600,14 @@ var ProviderService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListSpendCaps",
 			Handler:    _ProviderService_ListSpendCaps_Handler,
+		},
+		{
+			MethodName: "GetCapture",
+			Handler:    _ProviderService_GetCapture_Handler,
+		},
+		{
+			MethodName: "SetCapture",
+			Handler:    _ProviderService_SetCapture_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
