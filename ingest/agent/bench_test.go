@@ -41,8 +41,19 @@ type real struct {
 	issuer *agentauth.Issuer
 	log    *recording
 	change func(*agent.Options)
-	store  *agentauth.Register
+	store  *counting
 	agents []agentauth.Credential
+}
+
+// counting counts the questions of hellos to the register.
+type counting struct {
+	*agentauth.Register
+	questions atomic.Int64
+}
+
+func (c *counting) Standings(ctx context.Context, id tenant.ID, asks []agentauth.Ask) ([]agentauth.Standing, error) {
+	c.questions.Add(1)
+	return c.Register.Standings(ctx, id, asks)
 }
 
 // recording notes which frames Kafka has acknowledged.
@@ -99,7 +110,7 @@ func newReal(t testing.TB, agents int, change func(*agent.Options)) *real {
 	}
 	t.Cleanup(func() { _ = producer.Close(context.Background()) })
 	db := testenv.MigratedPostgres(t).Open(t, postgres.RoleApp)
-	r := &real{world: &world{}, log: &recording{Producer: producer}, store: agentauth.NewRegister(db, ring)}
+	r := &real{world: &world{}, log: &recording{Producer: producer}, store: &counting{Register: agentauth.NewRegister(db, ring)}}
 	r.change = func(o *agent.Options) {
 		o.Topic, o.Partitions = cfg.Topics().Telemetry, 4
 		o.TenantRate, o.StreamRate = 1_000_000, 100_000
@@ -113,7 +124,7 @@ func newReal(t testing.TB, agents int, change func(*agent.Options)) *real {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.issuer = agentauth.NewIssuer(r.store, peppers)
+	r.issuer = agentauth.NewIssuer(r.store.Register, peppers)
 	by := authn.Principal{Subject: "bench", AllTenants: true, Scopes: authn.AllScopes}
 	for i := range agents {
 		id := tenant.ID(fmt.Sprintf("tenant-%d", i%benchTenants))
@@ -325,54 +336,6 @@ func (r *real) connectAll(t testing.TB, ctx context.Context) []*stream {
 		t.FailNow()
 	}
 	return streams
-}
-
-// BenchmarkHello is one hello: on a new TLS connection, and as a new stream of a
-// connection that stands.
-func BenchmarkHello(b *testing.B) {
-	for _, fresh := range []bool{true, false} {
-		name := map[bool]string{true: "new_connection", false: "new_stream"}[fresh]
-		b.Run(name, func(b *testing.B) { benchHello(b, fresh) })
-	}
-}
-
-func benchHello(b *testing.B, fresh bool) {
-	const callers = 64
-	r := newReal(b, callers*8, nil)
-	ctx := b.Context()
-	turns := make(chan int)
-	var all sync.WaitGroup
-	for i := range callers {
-		standing := r.dial(b)
-		all.Go(func() {
-			for n := range turns {
-				conn := standing
-				if fresh {
-					conn = r.dialOnce(b)
-				}
-				// Each caller has agents of its own: a newer stream ends an older one.
-				s, err := connect(ctx, conn, r.agents[i*8+n%8], 1)
-				if err != nil {
-					b.Error(err)
-				} else {
-					s.cancel()
-				}
-				if fresh {
-					_ = conn.Close()
-				}
-			}
-		})
-	}
-	used := cpu()
-	n := 0
-	for b.Loop() {
-		turns <- n
-		n++
-	}
-	close(turns)
-	all.Wait()
-	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "hellos/s")
-	b.ReportMetric(float64((cpu()-used).Microseconds())/float64(n), "cpu-us/hello")
 }
 
 // BenchmarkFrame is the hot path's own work on a frame of 25 samples,

@@ -10,18 +10,18 @@ import (
 )
 
 const (
-	// maxAsks bounds the agents of one question to the register, and maxQuestions
-	// the questions at once: when thousands of agents come back together they
-	// share a few.
-	maxAsks      = 500
-	maxQuestions = 4
-	askTimeout   = 5 * time.Second
+	// maxAsks bounds the agents of one question to the register. There is one
+	// question at a time: a question costs far more than an agent in it, and those
+	// that come meanwhile share the next one of their tenant. So when thousands of
+	// agents come back together, it is the questions that grow and not their number.
+	maxAsks    = 500
+	askTimeout = 5 * time.Second
 )
 
 // lookups asks the register for many agents of a tenant at once.
 type lookups struct {
-	ask    func(ctx context.Context, id tenant.ID, asks []agentauth.Ask) ([]agentauth.Standing, error)
-	places chan struct{} // one element per question
+	ask  func(ctx context.Context, id tenant.ID, asks []agentauth.Ask) ([]agentauth.Standing, error)
+	turn sync.Mutex // held by who asks
 
 	mu      sync.Mutex // protects waiting and asking
 	waiting map[tenant.ID][]waiter
@@ -40,8 +40,7 @@ type standing struct {
 
 func newLookups(ask func(context.Context, tenant.ID, []agentauth.Ask) ([]agentauth.Standing, error)) *lookups {
 	return &lookups{
-		ask: ask, places: make(chan struct{}, maxQuestions),
-		waiting: map[tenant.ID][]waiter{}, asking: map[tenant.ID]bool{},
+		ask: ask, waiting: map[tenant.ID][]waiter{}, asking: map[tenant.ID]bool{},
 	}
 }
 
@@ -66,9 +65,8 @@ func (l *lookups) get(ctx context.Context, id tenant.ID, ask agentauth.Ask) (age
 
 // run asks for those that wait, until nobody does.
 func (l *lookups) run(id tenant.ID) {
-	l.places <- struct{}{}
-	defer func() { <-l.places }()
 	for {
+		l.turn.Lock() // waiters of a mutex take turns, and so do tenants
 		l.mu.Lock()
 		all := l.waiting[id]
 		batch := all[:min(len(all), maxAsks)]
@@ -76,11 +74,13 @@ func (l *lookups) run(id tenant.ID) {
 			delete(l.waiting, id)
 			delete(l.asking, id)
 			l.mu.Unlock()
+			l.turn.Unlock()
 			return
 		}
 		l.waiting[id] = all[len(batch):]
 		l.mu.Unlock()
 		l.question(id, batch)
+		l.turn.Unlock()
 	}
 }
 

@@ -282,6 +282,9 @@ func (p *producer) idleSince(before time.Time) bool {
 func (g *Gateway) watch(ctx context.Context, seen int64) int64 {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	// Before the producers are listed: of an agent that comes in between, the number
+	// that is read here may not count the revocation, and the next look does.
+	version, err := g.register.Revocations(ctx)
 	byTenant := map[tenant.ID][]*producer{}
 	for _, p := range g.producers() {
 		byTenant[p.key.Tenant] = append(byTenant[p.key.Tenant], p)
@@ -293,7 +296,6 @@ func (g *Gateway) watch(ctx context.Context, seen int64) int64 {
 			}
 		}
 	}
-	version, err := g.register.Revocations(ctx)
 	if err != nil || version == seen {
 		g.watchFailed(ctx, err)
 		return seen

@@ -30,8 +30,15 @@ const (
 	keepaliveTimeout     = 20 * time.Second
 	keepaliveLeast       = 5 * time.Second
 	maxHeaderListBytes   = 8 << 10
-	bufferBytes          = 16 << 10 // of a connection; thousands of them wait most of the time
-	stopTimeout          = 15 * time.Second
+	// Buffers of a connection: thousands of them wait most of the time. What is
+	// written goes through a buffer that they share; what is read lies in the
+	// buffer of TLS already.
+	readBufferBytes, writeBufferBytes = 4 << 10, 16 << 10
+	// What a stream and a connection may send unread. They are fixed, so that no
+	// connection is measured by pings: an agent's few frames a second need no more,
+	// and one larger frame gets its room when it is read.
+	streamWindowBytes, connWindowBytes = 256 << 10, 1 << 20
+	stopTimeout                        = 15 * time.Second
 )
 
 // ErrClientCA says that the authorities of client certificates cannot be used.
@@ -101,7 +108,8 @@ func (g *Gateway) server() *grpc.Server {
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxConcurrentStreams(streamsPerConnection),
 		grpc.MaxHeaderListSize(maxHeaderListBytes),
-		grpc.ReadBufferSize(bufferBytes), grpc.WriteBufferSize(bufferBytes),
+		grpc.ReadBufferSize(readBufferBytes), grpc.WriteBufferSize(writeBufferBytes), grpc.SharedWriteBuffer(true),
+		grpc.StaticStreamWindowSize(streamWindowBytes), grpc.StaticConnWindowSize(connWindowBytes),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
 	}

@@ -1,14 +1,18 @@
 package agent_test
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -246,6 +250,94 @@ func TestRevocationEndsStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	stays.until(t, ackOf(1))
+}
+
+// TestRevokedDuringALook: an agent that comes, and is revoked, while the gateway
+// looks for revoked ones is not missed by this look and the next.
+func TestRevokedDuringALook(t *testing.T) {
+	w := newWorld(t, nil)
+	who := w.agent("acme", "agt_1")
+	conn := w.dial(t)
+	came := make(chan *stream, 1)
+	w.register.mu.Lock()
+	w.register.looks = sync.OnceFunc(func() {
+		s, err := connect(t.Context(), conn, who, 1)
+		if err != nil {
+			t.Error(err)
+		}
+		w.register.revoke(who.Key) // the number that this look is told counts it
+		came <- s
+	})
+	w.register.mu.Unlock()
+	s := <-came
+	if s == nil {
+		return
+	}
+	defer s.cancel()
+	cut := time.AfterFunc(10*time.Second, s.cancel)
+	defer cut.Stop()
+	if _, err := s.Recv(); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("the revoked agent's stream: %v", err)
+	}
+}
+
+// TestResumedSession: a TLS session that is resumed spares the certificates and
+// nothing else, with client certificates and without. Each connection has an
+// exporter of its own, to which its hello is bound, and a revoked agent is refused.
+func TestResumedSession(t *testing.T) {
+	own, _, ownFile := certificate(t)
+	pair, err := own.GetCertificate(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []string{agent.ClientCertsOff, agent.ClientCertsRequired} {
+		t.Run(mode, func(t *testing.T) {
+			w := newWorld(t, func(o *agent.Options) {
+				if o.TLS, err = agent.WithClientCerts(o.TLS, mode, ownFile); err != nil {
+					t.Fatal(err)
+				}
+			})
+			who := w.agent("acme", "agt_1")
+			config := &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS13, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+			if mode != agent.ClientCertsOff {
+				config.Certificates = []tls.Certificate{*pair}
+			}
+			var before agentauth.Binding
+			for n := range 3 {
+				conn, err := dialGateway(w.addr, credentials.NewTLS(config))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				s, err := open(t.Context(), conn, who, 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.cancel()
+				p, _ := peer.FromContext(s.Context())
+				if state := p.AuthInfo.(credentials.TLSInfo).State; state.DidResume != (n > 0) || state.Version != tls.VersionTLS13 {
+					t.Errorf("connection %d: resumed %v, %x", n, state.DidResume, state.Version)
+				}
+				if s.on == before {
+					t.Error("two connections have one exporter")
+				}
+				wrong := *s
+				wrong.on = before
+				if n == 1 { // the session is the same, and a proof for the connection before is none
+					if err := wrong.greet(wrong.proof()); status.Code(err) != codes.Unauthenticated {
+						t.Errorf("a hello of another connection: %v", err)
+					}
+				} else if err := s.greet(s.proof()); err != nil && n < 2 {
+					t.Error(err)
+				} else if n == 2 && status.Code(err) != codes.Unauthenticated {
+					t.Errorf("a revoked agent's hello: %v", err)
+				}
+				if before = s.on; n == 1 {
+					w.register.revoke(who.Key)
+				}
+			}
+		})
+	}
 }
 
 // TestRegisterAway: agents that were in force a short while ago still come in,

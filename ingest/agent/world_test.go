@@ -37,7 +37,16 @@ import (
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(generatorEnv) != "" {
+		if err := generate(); err != nil {
+			fmt.Fprintln(os.Stderr, "generator:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	testenv.Main(m)
+}
 
 // topic is a Log in memory.
 type topic struct {
@@ -105,7 +114,8 @@ type register struct {
 	reports map[string]agentauth.Report
 	version int64
 
-	standing    int // agents that were asked for
+	looks       func() // called before each look at the number of revocations; nil is nothing
+	standing    int    // agents that were asked for
 	inventories map[string]*agentauth.Inventory
 	err         error
 }
@@ -140,6 +150,12 @@ func (r *register) UseNonce(_ context.Context, k agentauth.Key, epoch int64, non
 }
 
 func (r *register) Revocations(context.Context) (int64, error) {
+	r.mu.Lock()
+	looks := r.looks
+	r.mu.Unlock()
+	if looks != nil {
+		looks()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.version, r.err
@@ -320,12 +336,17 @@ func (w *world) dialWith(t testing.TB, certs []tls.Certificate) *grpc.ClientConn
 	if w.roots != nil {
 		creds = credentials.NewTLS(&tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS13, Certificates: certs})
 	}
-	conn, err := grpc.NewClient(w.addr, grpc.WithTransportCredentials(creds), grpc.WithReadBufferSize(8<<10), grpc.WithWriteBufferSize(8<<10),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(encodedCodec{encoding.GetCodecV2("proto")})))
+	conn, err := dialGateway(w.addr, creds)
 	if err != nil {
 		t.Error(err)
 	}
 	return conn
+}
+
+// dialGateway connects as the agent does.
+func dialGateway(addr string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
+	return grpc.NewClient(addr, grpc.WithTransportCredentials(creds), grpc.WithReadBufferSize(8<<10), grpc.WithWriteBufferSize(8<<10),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(encodedCodec{encoding.GetCodecV2("proto")})))
 }
 
 // stream is the client's side of a stream.
