@@ -37,6 +37,7 @@ type scanner struct {
 	over   bool                  // what was scanned does not fit in buf
 	escape uint8                 // 1: after a backslash; 2..5: hex digits to come
 	num    number
+	word   uint32 // hash of the key of the text at hand
 	buf    [maxName]byte
 }
 
@@ -165,6 +166,9 @@ func (s *scanner) value(m *Meter, c byte) {
 		s.push(m, c == '[')
 	case c == '"':
 		s.state, s.n, s.over, s.escape = inString, 0, false, 0
+		if s.g.nodes[s.cur].text {
+			m.gather.begin(s.word)
+		}
 	case c == '-' || c >= '0' && c <= '9':
 		s.state, s.num = inNumber, number{}
 		s.num.more(c)
@@ -227,6 +231,9 @@ func (s *scanner) key(p []byte) int {
 			s.cur = 0
 			if !s.over {
 				s.cur = s.g.child(s.nodes[s.depth-1], string(s.buf[:s.n]))
+				if s.g.nodes[s.cur].text {
+					s.word = keyHash(s.buf[:s.n])
+				}
 			}
 			s.state = wantColon
 			return i + 1
@@ -245,6 +252,9 @@ func (s *scanner) text(m *Meter, p []byte) int {
 	node := &s.g.nodes[s.cur]
 	for i := 0; i < len(p); {
 		if s.escape > 0 {
+			if node.text {
+				m.gather.keep(p[i : i+1])
+			}
 			s.escaped(m, node, p[i])
 			i++
 			continue
@@ -257,6 +267,9 @@ func (s *scanner) text(m *Meter, p []byte) int {
 		}
 		if p[i] == '\\' {
 			s.escape = 1
+			if node.text {
+				m.gather.keep(p[i : i+1])
+			}
 			i++
 			continue
 		}
@@ -301,20 +314,22 @@ func (s *scanner) escaped(m *Meter, node *place, c byte) {
 		return
 	}
 	s.escape = 0
+	if node.text {
+		m.answer.ascii++
+		return
+	}
 	if c == '/' {
 		s.take(m, node, []byte{'/'})
 		return
 	}
 	s.over = true
-	if node.text {
-		m.answer.ascii++
-	}
 }
 
 // take is given the text of a string in pieces.
 func (s *scanner) take(m *Meter, node *place, p []byte) {
 	switch {
 	case node.text:
+		m.gather.keep(p)
 		for _, c := range p {
 			if c < 0x80 {
 				m.answer.ascii++

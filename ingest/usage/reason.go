@@ -34,7 +34,8 @@ const (
 	StreamError
 	// NoUsage is a response without usage.
 	NoUsage
-	// Estimate is a count made from the size of the text, see ReadRequest.
+	// Estimate is a count made from the size of the text, see ReadRequest, or with
+	// Counted one that may miss tokens which no text shows.
 	Estimate
 	// CutOff is a response without its end.
 	CutOff
@@ -53,6 +54,9 @@ const (
 	CountsFell
 	// PartsExceed is subsets that are larger than what they are part of.
 	PartsExceed
+	// Counted is tokens counted out of the text by the model's own tokenizer, and
+	// the prompt's by the published rule. Without Estimate that is all of them.
+	Counted
 
 	numReasons
 )
@@ -65,7 +69,7 @@ var reasons = [numReasons]struct {
 	{"no_usage", Absent}, {"estimate", Estimated}, {"cut_off", Truncated},
 	{"malformed", Ambiguous}, {"stated_twice", Ambiguous}, {"bad_number", Ambiguous},
 	{"total_differs", Ambiguous}, {"pending", Absent}, {"counts_fell", Ambiguous},
-	{"parts_exceed", Ambiguous},
+	{"parts_exceed", Ambiguous}, {"counted", 0},
 }
 
 // String is the reason's name in reports.
@@ -77,7 +81,7 @@ func (r Reason) String() string {
 }
 
 // Reasons is a set of reasons.
-type Reasons uint16
+type Reasons uint32
 
 // Has reports whether r is in the set.
 func (s Reasons) Has(r Reason) bool { return s&(1<<r) != 0 }

@@ -39,6 +39,10 @@ type Exchange struct {
 	// PromptTokens is the estimate of ReadRequest, used only when the provider
 	// states no usage. 0 is unknown.
 	PromptTokens int64
+	// Request is the request's body, to be counted by the model's own tokenizer
+	// where the provider states no usage; nil leaves PromptTokens. It is read by
+	// Close at the latest and not kept.
+	Request []byte
 	// Repeated is set for a response that is read again (GET of a stored one):
 	// its usage was counted by the call that made it.
 	Repeated bool
@@ -78,6 +82,7 @@ type Meter struct {
 
 	docs      int64
 	answer    textSize
+	gather    gatherer
 	terminal  bool // the provider said that the response is over
 	failed    bool // the provider said so within the response
 	malformed bool
@@ -95,6 +100,7 @@ func (m *Meter) Reset(x Exchange) {
 	*m = Meter{x: x, g: grammars[x.Dialect]}
 	m.outer.reset(m.g)
 	m.inner.reset(m.g)
+	m.gather = gatherer{on: gathers(x.Dialect, x.Model), joins: x.Framing == SSE, talk: true}
 	if x.Framing == EventStream && x.Dialect == BedrockInvoke {
 		m.outer.reset(chunkGrammar)
 	}
@@ -173,6 +179,8 @@ func (m *Meter) Close() Result {
 		m.measure(&r)
 	}
 	r.Flags = r.Reasons.flags()
+	m.gather.forget()
+	m.gather, m.x.Request = gatherer{}, nil
 	return r
 }
 
@@ -288,7 +296,9 @@ func (m *Meter) estimate(r *Result, stated bool) {
 		}
 		r.Tokens[tokens.Input] = m.x.PromptTokens
 		r.Tokens[tokens.Output] = answer
-		r.Reasons.add(Estimate)
+		if !m.count(r) {
+			r.Reasons.add(Estimate)
+		}
 		return
 	}
 	var said int64
@@ -301,6 +311,31 @@ func (m *Meter) estimate(r *Result, stated bool) {
 		r.Tokens[tokens.Output] += answer - said
 		r.Reasons.add(Estimate)
 	}
+}
+
+// count replaces estimates by what the model's own tokenizer makes of the text. It
+// reports true where that is all: a whole answer of plain talk, of a model that does
+// not think in tokens which nobody sees, to a prompt under a published rule.
+func (m *Meter) count(r *Result) (whole bool) {
+	v := vocabularyOf(r.Model)
+	if v == nil {
+		v = vocabularyOf(m.x.Model)
+	}
+	if v == nil {
+		return false
+	}
+	output, counted := m.gather.count(v)
+	if counted {
+		r.Tokens[tokens.Output] = output
+	}
+	input, exact, understood := v.prompt(m.x.Request)
+	if understood {
+		r.Tokens[tokens.Input] = input
+	}
+	if counted || understood {
+		r.Reasons.add(Counted)
+	}
+	return counted && exact && m.gather.talk && !v.hidden && m.x.Dialect != OpenAIResponses && !r.Reasons.Has(CutOff) && !m.failed && !m.malformed
 }
 
 // name keeps s if it can be a name: at most 128 bytes of its alphabet.

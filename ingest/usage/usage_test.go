@@ -59,14 +59,16 @@ const (
 
 var claudeTokens = map[tokens.Class]int64{tokens.Input: 10, tokens.CacheRead: 5, tokens.CacheWrite5m: 3, tokens.CacheWrite1h: 4, tokens.Output: 30, tokens.Reasoning: 20}
 
+// sse is a stream of events.
+func sse(docs ...string) (s string) {
+	for _, d := range docs {
+		s += "event: x\r\ndata: " + d + "\r\n\r\n"
+	}
+	return s
+}
+
 func samples() []sample {
 	chatTokens := map[tokens.Class]int64{tokens.Input: 50, tokens.CacheRead: 40, tokens.AudioInput: 10, tokens.Output: 10, tokens.Reasoning: 20}
-	sse := func(docs ...string) (s string) {
-		for _, d := range docs {
-			s += "event: x\r\ndata: " + d + "\r\n\r\n"
-		}
-		return s
-	}
 	return []sample{
 		{"chat body", Exchange{Dialect: OpenAIChat}, `{"id":"c","model":"gpt-x","choices":[{"finish_reason":"stop"}],` + chatUsage + `}`, chatTokens, 0, "stop", "gpt-x"},
 		{"chat stream", Exchange{Dialect: OpenAIChat, Framing: SSE}, ": hello\n\n" + chatHead + chatStop + `data: {"choices":[],` + chatUsage + "}\n\ndata: [DONE]\n\n", chatTokens, 0, "stop", "gpt-x"},
@@ -204,6 +206,9 @@ func checkGone(t *testing.T, what string, x Exchange, body, text string) {
 			rest = rest[n:]
 		}
 		r := m.Close()
+		if m.gather.text != nil {
+			t.Errorf("%s: the gathered text is still held", what)
+		}
 		held := fmt.Sprintf("%+v %s", r, m.outer.buf) + string(m.inner.buf[:]) + string(m.frame.headers[:]) + string(m.sse.head[:])
 		for i := range m.seen.names {
 			held += string(m.seen.names[i].b[:]) + string(m.doc.names[i].b[:])
