@@ -56,6 +56,11 @@ func (r *benchRun) benchGateways(ctx context.Context, deploy string) error {
 	if err != nil {
 		return err
 	}
+	portkey, litellm, err := gatewayVersions(deploy)
+	if err != nil {
+		return err
+	}
+	r.printf("gateways: Portkey %s, LiteLLM %s with %d workers; provider, gateway and load on the same %d CPUs", portkey, litellm, runtime.NumCPU(), runtime.NumCPU())
 	if r.dir, err = os.MkdirTemp("", "tallystick-gateways-"); err != nil {
 		return err
 	}
@@ -101,7 +106,6 @@ func (r *benchRun) startGateways(ctx context.Context, deploy string) (parts []*p
 			upstream = p.url
 		}
 	}
-	r.printf("gateways: Portkey %s, LiteLLM %s with %d workers; provider, gateway and load on the same %d CPUs", portkeyVersion(deploy), liteLLMVersion(deploy), runtime.NumCPU(), runtime.NumCPU())
 	for i, start := range []func(context.Context, string, string, string, string) (*gateway, error){startPortkey, startLiteLLM} {
 		g, err := start(ctx, deploy, r.dir, addrs[i], upstream)
 		if err != nil {
@@ -201,26 +205,28 @@ func medianQuantile(blocks []proxyBlock, q float64) time.Duration {
 	return time.Duration(median(values))
 }
 
-// portkeyVersion is that of the installed package.
-func portkeyVersion(deploy string) string {
-	text, err := os.ReadFile(filepath.Join(deploy, "gateways", "node_modules", "@portkey-ai", "gateway", "package.json"))
-	var p struct{ Version string }
-	if err == nil {
-		err = json.Unmarshal(text, &p)
-	}
-	if err != nil {
-		return "(not installed)"
-	}
-	return p.Version
-}
+// errNoGateways is what is said of gateways that are not installed.
+var errNoGateways = errors.New("make bench/gateways installs them")
 
-// liteLLMVersion is the one that is pinned and was installed.
-func liteLLMVersion(deploy string) string {
-	text, err := os.ReadFile(filepath.Join(deploy, "clients", "venv", "litellm", "installed.txt"))
+// gatewayVersions are those of the installed packages.
+func gatewayVersions(deploy string) (portkey, litellm string, err error) {
+	text, err := os.ReadFile(filepath.Join(deploy, "gateways", "node_modules", "@portkey-ai", "gateway", "package.json"))
+	if err != nil {
+		return "", "", fmt.Errorf("portkey: %w: %w", err, errNoGateways)
+	}
+	var p struct{ Version string }
+	if err := json.Unmarshal(text, &p); err != nil {
+		return "", "", fmt.Errorf("portkey: %w: %w", err, errNoGateways)
+	}
+	// The list is copied there when all of it is installed.
+	text, err = os.ReadFile(filepath.Join(deploy, "clients", "venv", "litellm", "installed.txt"))
+	if err != nil {
+		return "", "", fmt.Errorf("litellm: %w: %w", err, errNoGateways)
+	}
 	for line := range strings.Lines(string(text)) {
-		if v, ok := strings.CutPrefix(line, "litellm=="); err == nil && ok {
-			return strings.TrimSpace(v)
+		if v, ok := strings.CutPrefix(line, "litellm=="); ok {
+			return p.Version, strings.TrimSpace(v), nil
 		}
 	}
-	return "(not installed)"
+	return "", "", fmt.Errorf("litellm is not among what is installed: %w", errNoGateways)
 }

@@ -83,8 +83,11 @@ func (g *gateway) start(ctx context.Context, dir string, args []string, env ...s
 	cmd.Dir, cmd.Stdout, cmd.Stderr = home, g.log, g.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it has children of its own
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	if cmd.Err != nil {
+		return fmt.Errorf("%s needs %s: %w", g.name, args[0], cmd.Err)
+	}
 	if err := embedded.StartChild(cmd, syscall.SIGTERM); err != nil {
-		return fmt.Errorf("%s: %w: make bench/gateways installs it", g.name, err)
+		return fmt.Errorf("%s: %w", g.name, err)
 	}
 	g.cmd = cmd
 	return g.await(ctx)

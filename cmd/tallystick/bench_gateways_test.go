@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -52,9 +53,12 @@ func TestGatewayThatEndsSaysWhy(t *testing.T) {
 
 func TestGatewayThatIsMissing(t *testing.T) {
 	g := &gateway{proxyPart: proxyPart{name: "it"}}
-	err := g.start(t.Context(), t.TempDir(), []string{filepath.Join(t.TempDir(), "gateway")})
-	if err == nil || !strings.Contains(err.Error(), "make bench/gateways installs it") {
+	if err := g.start(t.Context(), t.TempDir(), []string{"no-such-program"}); err == nil || !strings.Contains(err.Error(), "it needs no-such-program") {
 		t.Errorf("start = %v", err)
+	}
+	err := (&benchRun{out: io.Discard, figures: map[string]string{}}).benchGateways(t.Context(), t.TempDir())
+	if !errors.Is(err, errNoGateways) {
+		t.Errorf("benchGateways = %v", err)
 	}
 }
 
