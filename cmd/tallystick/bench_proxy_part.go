@@ -139,6 +139,7 @@ type benchMetering struct {
 	keys   anyKeys
 	spool  *spool.Spool
 	cancel context.CancelFunc
+	ended  chan struct{} // with the proxy's Run
 }
 
 // lingering is a broker that acknowledges after the linger of the real producer.
@@ -181,7 +182,12 @@ func newBenchMetering(ctx context.Context, upstream, dir string, away bool) (*be
 			p, err = proxy.New(proxy.Parts{Auth: auth, Sink: edge, Keys: benchProviderKeys{}, Room: spoolRoom{s}},
 				proxy.Options{ProducerID: "bench", Providers: providers})
 			if err == nil {
-				return &benchMetering{p, keys, s, cancel}, nil
+				m := &benchMetering{p, keys, s, cancel, make(chan struct{})}
+				go func() {
+					defer close(m.ended)
+					_ = p.Run(ctx) // it returns nil
+				}()
+				return m, nil
 			}
 		}
 	}
@@ -191,6 +197,7 @@ func newBenchMetering(ctx context.Context, upstream, dir string, away bool) (*be
 
 func (m *benchMetering) close() {
 	m.cancel()
+	<-m.ended
 	_ = m.spool.Close()
 	_ = m.keys.ring.Close()
 }

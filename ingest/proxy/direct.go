@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -331,6 +332,17 @@ func (b *answerBody) await() {
 	if b.link != nil {
 		_, _ = b.link.in.Peek(1)
 	}
+}
+
+// silent waits for a while, and reports that nothing came: then nothing is buffered
+// either, in TLS or before it.
+func (b *answerBody) silent(wait time.Duration) bool {
+	l := b.link
+	if l == nil || l.conn.SetReadDeadline(time.Now().Add(wait)) != nil {
+		return false
+	}
+	_, err := l.in.Peek(1)
+	return l.conn.SetReadDeadline(time.Time{}) == nil && errors.Is(err, os.ErrDeadlineExceeded) && l.in.Buffered() == 0
 }
 
 func (b *answerBody) end(whole bool) {

@@ -89,7 +89,7 @@ func (x *exchange) over(res usage.Result) bool {
 
 // price asks what the call cost, where somebody wants to know.
 func (x *exchange) price(ev *event.Event, tier string) {
-	if x.p.parts.Pricer != nil && (x.held != nil || x.r.Header[ReturnHeader] != nil) {
+	if x.p.parts.Pricer != nil && (x.held != nil || x.wants) {
 		x.cost, x.priced = x.p.parts.Pricer.Price(ev.Provider, ev.Model, tier, x.started, &ev.Tokens)
 	}
 }
@@ -103,7 +103,7 @@ func (x *exchange) keep(ev *event.Event) error {
 	if x.held != nil {
 		x.held.Settle(ev.Tokens.Total(), x.cost, x.priced || ev.Tokens.Total() == 0)
 	}
-	err := x.p.submit(x.r.Context(), x.who, x.events[:])
+	err := x.p.submit(x.ctx, x.who, x.events[:])
 	if err != nil {
 		x.p.gaps.add(x.who, ev)
 		return fmt.Errorf("%w: %w", errKept, err)

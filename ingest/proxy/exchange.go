@@ -33,7 +33,9 @@ const (
 type exchange struct {
 	p       *Proxy
 	w       http.ResponseWriter
-	r       *http.Request
+	r       *http.Request   // nil once the stream is taken over
+	ctx     context.Context // of the call
+	wants   bool            // the client asks for the cost
 	started time.Time
 
 	to      target
@@ -51,21 +53,41 @@ type exchange struct {
 
 	body     *buffer
 	reserved int64 // bytes of body
-	meter    usage.Meter
-	decode   *decoder // of a compressed response; nil is none
-	stream   bool
-	kept     bool
-	ttft     time.Duration
-	cost     money.Pico
-	priced   bool
-	events   [1]event.Event
+
+	upstream context.Context // of the provider's part; it outlives r's where the stream is parked
+	cancel   context.CancelCauseFunc
+	leave    func() bool // unties upstream from r's context
+	watch    *time.Timer
+	resp     *http.Response
+	mayPark  bool
+	trailers bool
+	taken    *taken      // nil while net/http has the connection
+	unwatch  func() bool // of a parked stream: unties it from upstream
+
+	meter  usage.Meter
+	decode *decoder // of a compressed response; nil is none
+	stream bool
+	kept   bool
+	ttft   time.Duration
+	cost   money.Pico
+	priced bool
+	events [1]event.Event
 }
 
 func newExchange(p *Proxy) *exchange { return &exchange{p: p} }
 
-// release forgets everything of the call.
+// release ends what is left of the call and forgets it.
 func (x *exchange) release() {
 	x.free()
+	if x.cancel != nil {
+		x.watch.Stop()
+		x.leave()
+		if x.resp != nil {
+			x.resp.Body.Close()
+		}
+		x.cancel(nil)
+	}
+	x.p.calls.Add(-1)
 	*x = exchange{p: x.p, tags: clearTags(x.tags)}
 }
 
@@ -87,12 +109,16 @@ func (x *exchange) free() {
 	x.key = ProviderKey{}
 }
 
-// serve does the whole call. aborted says that the connection is to be cut: the
-// client must not take what it has for the whole response.
-func (x *exchange) serve(w http.ResponseWriter, r *http.Request) (aborted bool) {
-	x.w, x.r, x.started = w, r, x.p.opts.Now()
+// errCut says that the connection is to be cut: the client must not take what it has
+// for the whole response.
+var errCut = errors.New("proxy: the response is cut")
+
+// serve does the whole call. errParked says that x is not the caller's any more; any
+// other error is that of errCut.
+func (x *exchange) serve(w http.ResponseWriter, r *http.Request) error {
+	x.w, x.r, x.ctx, x.started = w, r, r.Context(), x.p.opts.Now()
+	x.wants = r.Header[ReturnHeader] != nil
 	n := x.p.calls.Add(1)
-	defer x.p.calls.Add(-1)
 	no := x.prepare(n)
 	if no == nil {
 		no = x.admit()

@@ -25,23 +25,21 @@ var (
 const maxReturn = 4 << 20
 
 // forward sends the call upstream and the answer back.
-func (x *exchange) forward() (aborted bool) {
-	ctx, cancel := context.WithCancelCause(x.r.Context())
-	defer cancel(nil)
-	watch := time.AfterFunc(x.p.opts.AnswerTimeout, func() { cancel(errSilent) })
-	defer watch.Stop()
+func (x *exchange) forward() error {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(x.ctx))
+	x.upstream, x.cancel = ctx, cancel
+	x.leave = context.AfterFunc(x.ctx, func() { cancel(errClient) })
+	x.watch = time.AfterFunc(x.p.opts.AnswerTimeout, func() { cancel(errSilent) })
 	to, req, err := x.request()
-	var resp *http.Response
 	if err == nil {
-		resp, err = to.RoundTrip(req.WithContext(ctx))
+		x.resp, err = to.RoundTrip(req.WithContext(ctx)) //nolint:bodyclose // release closes it
 	}
 	x.free()
 	if err != nil {
-		return x.refuse(x.noAnswer(ctx, err))
+		return x.refuse(x.noAnswer(err))
 	}
-	defer resp.Body.Close()
-	watch.Reset(x.p.opts.SilenceTimeout)
-	return x.answer(resp, watch)
+	x.watch.Reset(x.p.opts.SilenceTimeout)
+	return x.answer()
 }
 
 // errForeign: a tenant has set a base, and nothing is there to judge it.
@@ -75,13 +73,13 @@ func (x *exchange) request() (http.RoundTripper, *http.Request, error) {
 }
 
 // noAnswer says what became of a call that the provider did not answer.
-func (x *exchange) noAnswer(ctx context.Context, err error) *refusal {
+func (x *exchange) noAnswer(err error) *refusal {
 	var op *net.OpError
 	no := &refusal{code: http.StatusBadGateway, kind: "upstream", text: "the provider cannot be reached", cause: err}
 	switch {
-	case errors.Is(context.Cause(ctx), errSilent):
+	case errors.Is(context.Cause(x.upstream), errSilent):
 		no = &refusal{code: http.StatusGatewayTimeout, kind: "upstream_timeout", text: "the provider did not answer in time", sent: true}
-	case x.r.Context().Err() != nil:
+	case x.ctx.Err() != nil:
 		no = &refusal{code: statusClientGone, kind: "client_gone", text: "the client has gone", status: "cancelled", sent: true}
 	case errors.Is(err, errForeign), errors.As(err, &op) && op.Op == "dial":
 	default:
@@ -95,7 +93,8 @@ func (x *exchange) noAnswer(ctx context.Context, err error) *refusal {
 const statusClientGone = 499
 
 // answer passes the response on and meters it.
-func (x *exchange) answer(resp *http.Response, watch *time.Timer) (aborted bool) {
+func (x *exchange) answer() error {
+	resp := x.resp
 	contentType := resp.Header.Get("Content-Type")
 	framing := usage.FramingOf(contentType)
 	x.stream = framing == usage.SSE || framing == usage.EventStream
@@ -111,45 +110,55 @@ func (x *exchange) answer(resp *http.Response, watch *time.Timer) (aborted bool)
 	}
 	h := x.w.Header()
 	downstreamHeaders(h, resp.Header)
-	wants := x.metered && x.r.Header[ReturnHeader] != nil
+	wants := x.metered && x.wants
 	length := resp.ContentLength
 	if wants && length >= 0 && length <= maxReturn {
-		return x.answerWhole(resp, watch)
+		return x.answerWhole()
 	}
-	trailers := wants && length < 0
-	if trailers {
+	x.trailers = wants && length < 0
+	if x.trailers {
 		h["Trailer"] = []string{CostHeader + ", " + RemainingHeader}
 	}
 	x.w.WriteHeader(resp.StatusCode)
 	hold := framing == usage.JSON && strings.HasPrefix(contentType, "application/json") && !strings.HasSuffix(x.to.path, ":streamGenerateContent")
-	err := x.copy(resp, watch, length, hold)
-	if trailers && x.kept {
+	x.mayPark = x.parkable(length)
+	err := x.copy(length, hold)
+	switch {
+	case errors.Is(err, errParked):
+	case x.taken != nil:
+		x.finish(err)
+		err = errParked
+	case x.trailers && x.kept:
 		x.report(h)
 	}
-	return err != nil
+	return err
 }
 
 // copy passes the body on, chunk by chunk. hold says that bytes may be kept back
 // once the document they end is whole. An error means that the client must not take
-// the response for whole.
-func (x *exchange) copy(resp *http.Response, watch *time.Timer, length int64, hold bool) error {
+// the response for whole; of errParked it means that x is not the caller's any more.
+func (x *exchange) copy(length int64, hold bool) error {
+	p, resp := x.p, x.resp
 	size := large
 	if x.stream {
 		size = small
 	}
 	var pooled *[]byte
-	defer func() { x.p.giveBuffer(size, pooled) }()
+	defer func() { p.giveBuffer(size, pooled) }()
 	full := 0
 	flush := x.flusher(length, resp)
 	body, ours := resp.Body.(*answerBody)
 	for {
 		if ours && full == 0 && x.stream && !body.begun() {
-			x.p.giveBuffer(size, pooled) // a stream that waits holds none
+			p.giveBuffer(size, pooled) // a stream that waits holds none
 			pooled = nil
+			if x.mayPark && body.silent(parkAfter) && x.park() {
+				return errParked
+			}
 			body.await()
 		}
 		if pooled == nil {
-			pooled = x.p.buffers[size].Get().(*[]byte)
+			pooled = p.buffers[size].Get().(*[]byte)
 		}
 		buf := *pooled
 		n, err := resp.Body.Read(buf[full:])
@@ -157,7 +166,7 @@ func (x *exchange) copy(resp *http.Response, watch *time.Timer, length int64, ho
 			if x.ttft == 0 {
 				x.ttft = time.Since(x.started)
 			}
-			watch.Reset(x.p.opts.SilenceTimeout)
+			x.watch.Reset(p.opts.SilenceTimeout)
 			x.measure(buf[full : full+n])
 			full += n
 			length -= int64(n)
@@ -231,22 +240,26 @@ func (x *exchange) measure(b []byte) {
 }
 
 // answerWhole holds the response back until its cost is known.
-func (x *exchange) answerWhole(resp *http.Response, watch *time.Timer) (aborted bool) {
+func (x *exchange) answerWhole() error {
+	resp := x.resp
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxReturn))
-	watch.Stop()
+	x.watch.Stop()
 	x.ttft = time.Since(x.started)
 	x.measure(b)
 	if err == nil {
 		err = io.EOF
 	}
 	if lost := x.settle(resp, err); lost != nil && !x.p.opts.FailOpen {
-		return true
+		return errCut
 	}
 	h := x.w.Header()
 	x.report(h)
 	x.w.WriteHeader(resp.StatusCode)
 	_, _ = x.w.Write(b) // a client that has gone is told nothing more
-	return !errors.Is(err, io.EOF)
+	if !errors.Is(err, io.EOF) {
+		return errCut
+	}
+	return nil
 }
 
 // report puts what the client asked for into headers or trailers.

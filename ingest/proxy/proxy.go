@@ -76,6 +76,7 @@ type Proxy struct {
 	calls  atomic.Int64 // in hand
 	bytes  atomic.Int64 // of request bodies in hand
 	gaps   gaps
+	lot    lot
 	quiet  rate.Sometimes // for the log messages about a sink that fails
 
 	done, refused, truncated atomic.Int64
@@ -92,6 +93,8 @@ type Stats struct {
 	Calls, Refused, Truncated, InFlight int64
 	// Gap is how many events wait outside the spool because it did not take them.
 	Gap int64
+	// Parked is how many streams in hand wait outside the server's hands.
+	Parked int64
 }
 
 // New makes a proxy. The error names the wrong options.
@@ -118,18 +121,22 @@ func New(parts Parts, opts Options) (*Proxy, error) {
 func (p *Proxy) Stats() Stats {
 	return Stats{
 		Calls: p.done.Load(), Refused: p.refused.Load(), Truncated: p.truncated.Load(),
-		InFlight: p.calls.Load(), Gap: p.gaps.waiting(),
+		InFlight: p.calls.Load(), Gap: p.gaps.waiting(), Parked: p.lot.waiting(),
 	}
 }
 
 // Run submits what the Sink did not take at once, until ctx ends and once more
-// then. It returns nil.
+// then. Silent streams are parked meanwhile, out of the server's hands: end Run after
+// the server, and before the Sink. It returns nil when they are over, and cuts those
+// that are not after 10 s.
 func (p *Proxy) Run(ctx context.Context) error {
+	p.lot.open()
 	tick := time.NewTicker(gapInterval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			p.lot.close(drainTime)
 			p.flushGaps(context.WithoutCancel(ctx))
 			return nil
 		case <-tick.C:
@@ -141,10 +148,20 @@ func (p *Proxy) Run(ctx context.Context) error {
 // ServeHTTP forwards one call.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := p.exchanges.Get().(*exchange)
-	aborted := x.serve(w, r)
+	ended := false
+	defer func() {
+		if !ended { // a fault of ours must not cost a place among MaxCalls for ever
+			x.release()
+		}
+	}()
+	err := x.serve(w, r)
+	ended = true
+	if errors.Is(err, errParked) {
+		return
+	}
 	x.release()
 	p.exchanges.Put(x)
-	if aborted {
+	if err != nil {
 		panic(http.ErrAbortHandler) // the client must see that the response is cut
 	}
 }

@@ -29,17 +29,17 @@ func unknown(text string, cause error) *refusal {
 	return &refusal{code: http.StatusServiceUnavailable, kind: "unavailable", text: text, wait: time.Second, cause: cause}
 }
 
-// refuse answers the client and keeps the event, first.
-func (x *exchange) refuse(no *refusal) (aborted bool) {
+// refuse answers the client and keeps the event, first. The error is errCut.
+func (x *exchange) refuse(no *refusal) error {
 	if no.cause != nil {
 		x.p.quiet.Do(func() {
-			x.p.opts.Logger.WarnContext(x.r.Context(), "proxy: a call was refused", "kind", no.kind, "err", no.cause)
+			x.p.opts.Logger.WarnContext(x.ctx, "proxy: a call was refused", "kind", no.kind, "err", no.cause)
 		})
 	}
 	if x.id != "" && x.metered {
 		x.p.refused.Add(1)
 		if err := x.keepRefusal(no); err != nil && !x.p.opts.FailOpen && no.sent {
-			return true
+			return errCut
 		}
 	}
 	h := x.w.Header()
@@ -53,7 +53,7 @@ func (x *exchange) refuse(no *refusal) (aborted bool) {
 	x.w.WriteHeader(no.code)
 	// The client may have gone; nobody else would learn of it.
 	_ = json.NewEncoder(x.w).Encode(newErrorBody(no))
-	return false
+	return nil
 }
 
 // errorBody is an error in the form of every provider's SDK at once: OpenAI and
