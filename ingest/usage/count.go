@@ -54,6 +54,10 @@ const (
 	Seconds
 	// Units is search units of a reranker.
 	Units
+	// Created is when the provider began the response, in unix seconds.
+	Created
+	// Background is 1 for a response that is made whether its client waits or not.
+	Background
 
 	// NumCounts is how many counts there are.
 	NumCounts

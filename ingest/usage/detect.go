@@ -48,6 +48,8 @@ func Detect(method, host, path string) Call {
 	c := Call{Dialect: endpoint(host, path), Model: pathModel(path)}
 	if !strings.EqualFold(method, "POST") {
 		c = reading(method, path)
+	} else if rest, ok := strings.CutSuffix(path, "/cancel"); ok {
+		c = reading("GET", rest) // answers with the response as it is then
 	}
 	return c
 }

@@ -142,6 +142,8 @@ var responses = table{
 		CompletionAudio: {"usage.output_tokens_details.audio_tokens", "usage.output_token_details.audio_tokens"},
 		CompletionImage: {"usage.output_tokens_details.image_tokens", "usage.output_token_details.image_tokens"},
 		Seconds:         {"usage.seconds"},
+		Created:         {"created_at"},
+		Background:      {"background"},
 	},
 	names: map[int][]string{
 		nameModel: {"model"}, nameID: {"id"}, nameTier: {"service_tier"}, nameFinish: {"status"},

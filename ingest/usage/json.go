@@ -174,6 +174,9 @@ func (s *scanner) value(m *Meter, c byte) {
 		s.num.more(c)
 	case c == 't' || c == 'f' || c == 'n':
 		s.state = inWord
+		if c == 't' && s.g.nodes[s.cur].count == Background+1 {
+			m.doc.set(Background, 1)
+		}
 	default:
 		s.fail(m)
 	}

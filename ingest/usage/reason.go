@@ -47,8 +47,8 @@ const (
 	BadNumber
 	// TotalDiffers is a stated total that the classes do not add up to.
 	TotalDiffers
-	// Pending is a response that is still being made: its usage will be stated
-	// when it is read again, in a Result with Repeat and the same ID.
+	// Pending is a background response that is still being made: its usage will be
+	// stated when it is read again, in a Result that is Due and has the same ID.
 	Pending
 	// CountsFell is a stream whose stated total became smaller; the last is used.
 	CountsFell

@@ -43,8 +43,9 @@ type Exchange struct {
 	// where the provider states no usage; nil leaves PromptTokens. It is read by
 	// Close at the latest and not kept.
 	Request []byte
-	// Repeated is set for a response that is read again (GET of a stored one):
-	// its usage was counted by the call that made it.
+	// Repeated is set for a response that is read again (GET of a stored one, or its
+	// cancelling): its usage was counted by the call that made it, unless it was made
+	// in the background.
 	Repeated bool
 	// Header reads a response header; nil is none. Bedrock states token counts
 	// there, and providers their request ids.
@@ -241,7 +242,7 @@ func (m *Meter) measure(r *Result) {
 		normalise(m.g.shape, &m.seen, r)
 	} else if m.seen.has&(1<<Seconds|1<<Units) != 0 {
 		r.Reasons.add(OtherUnit)
-	} else if r.Finish == "queued" || r.Finish == "in_progress" && !cut {
+	} else if r.Finish == "queued" || r.Finish == "in_progress" && !cut || cut && m.background() {
 		r.Reasons.add(Pending)
 	} else {
 		r.Reasons.add(NoUsage)
@@ -249,9 +250,22 @@ func (m *Meter) measure(r *Result) {
 	if !stated || cut {
 		m.estimate(r, stated)
 	}
-	if m.x.Repeated {
+	if m.x.Repeated && !m.background() {
 		r.Reasons.add(Repeat)
 	}
+}
+
+func (m *Meter) background() bool { return m.seen.v[Background] > 0 }
+
+// Background reports a response that the provider makes whether its client waits or
+// not: it may be read any number of times, and states its usage each time once it is
+// over. Who counts it makes one thing of all readings.
+func (r *Result) Background() bool { return r.Reported[Background] > 0 }
+
+// Due reports a background response that is over and says what it used. What it used
+// is the same in every reading of it.
+func (r *Result) Due() bool {
+	return r.Background() && r.ID != "" && r.Tokens.Total() > 0 && !r.Reasons.Has(Pending) && !r.Reasons.Has(CutOff)
 }
 
 // headers reads the counts that stand beside the body.
@@ -291,8 +305,11 @@ func (m *Meter) cut() bool {
 func (m *Meter) estimate(r *Result, stated bool) {
 	answer := m.answer.tokens()
 	if !stated {
-		if answer == 0 && (m.x.PromptTokens == 0 || m.failed) || r.Reasons&(1<<OtherUnit|1<<Pending) != 0 || m.x.Repeated {
+		if answer == 0 && (m.x.PromptTokens == 0 || m.failed) || r.Reasons&(1<<OtherUnit|1<<Pending) != 0 || m.x.Repeated && !m.background() {
 			return
+		}
+		if m.background() { // every reading must say the same, and only one knows the prompt
+			m.x.PromptTokens, m.x.Request = 0, nil
 		}
 		r.Tokens[tokens.Input] = m.x.PromptTokens
 		r.Tokens[tokens.Output] = answer

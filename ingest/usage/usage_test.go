@@ -230,6 +230,8 @@ func TestDetect(t *testing.T) {
 		{"POST", "x.openai.azure.com", "/openai/deployments/gpt-4o/chat/completions", Call{Dialect: OpenAIChat, Model: "gpt-4o"}},
 		{"GET", "api.openai.com", "/v1/responses/resp_1", Call{Dialect: OpenAIResponses, Repeated: true}},
 		{"GET", "api.openai.com", "/v1/responses/resp_1/input_items", Call{}},
+		{"POST", "api.openai.com", "/v1/responses/resp_1/cancel", Call{Dialect: OpenAIResponses, Repeated: true}},
+		{"POST", "api.openai.com", "/v1/batches/batch_1/cancel", Call{}},
 		{"GET", "api.openai.com", "/v1/chat/completions", Call{}},
 		{"POST", "api.anthropic.com", "/v1/messages/count_tokens", Call{}},
 		{"POST", "api.cohere.com", "/v1/tokenize", Call{}},
