@@ -4,7 +4,7 @@ import type { SummaryResponse, TimeSeriesResponse } from "./api/messages.ts";
 import { bucketEnds, granularity, openLength } from "./period.ts";
 import { slots } from "./palette.ts";
 import { firstUsed } from "./stack.ts";
-import { beside, type Dimension, type View } from "./view.ts";
+import { beside, ownable, type Dimension, type View } from "./view.ts";
 
 export interface Band {
   /** "" is what carries no value. */
@@ -13,6 +13,8 @@ export interface Band {
   readonly cost: readonly bigint[];
   readonly requests: readonly bigint[];
   readonly totals: SummaryResponse["totals"];
+  /** What of the totals is untagged usage, shown as the band's. */
+  readonly allocated: SummaryResponse["totals"];
 }
 
 export interface Chart {
@@ -20,6 +22,8 @@ export interface Chart {
   readonly starts: readonly number[];
   readonly ends: readonly number[];
   readonly bands: readonly Band[];
+  /** Untagged usage is shown as its default owners'. */
+  readonly allocated: boolean;
 }
 
 export interface Report {
@@ -47,8 +51,9 @@ export async function loadReport(client: Client, view: View, signal: AbortSignal
   const request = { ...named, window: await range(client, named, summary, signal) };
   const cut = granularity(length(request.window));
   const [main, side] = await Promise.all([view.by, beside(view.by)].map(async (by) => {
-    const answer = await client.timeSeries({ ...request, granularity: cut, group_by: [by], top: slots }, signal);
-    return chart(by, answer);
+    const allocated = by === view.by && view.allocate !== "none" && ownable(by);
+    const answer = await client.timeSeries({ ...request, granularity: cut, group_by: [by], top: slots, ...(allocated && { allocate: view.allocate }) }, signal);
+    return chart(by, answer, allocated);
   }));
   return { view, summary, main: main!, side: side!, askedAt, tookMs: Date.now() - askedAt };
 }
@@ -74,10 +79,11 @@ function length(window: Window): number {
   return window.start && window.end ? Date.parse(window.end) - Date.parse(window.start) : openLength;
 }
 
-function chart(by: Dimension, answer: TimeSeriesResponse): Chart {
+function chart(by: Dimension, answer: TimeSeriesResponse, allocated: boolean): Chart {
   const starts = answer.buckets.map((start) => start ?? 0);
   const bands = answer.series.map((series) => ({
     name: series.group[0] ?? "", other: series.other, cost: series.cost_usd, requests: series.requests, totals: series.totals,
+    allocated: series.allocated,
   }));
-  return { by, starts, ends: bucketEnds(starts, answer.coverage.end), bands };
+  return { by, starts, ends: bucketEnds(starts, answer.coverage.end), bands, allocated };
 }

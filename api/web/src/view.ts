@@ -6,6 +6,8 @@ export const windows = [
 ] as const;
 export const dimensions = ["team", "model", "provider", "service", "environment"] as const;
 export const metrics = ["cost", "requests"] as const;
+/** How untagged usage is shown: as it is, or as its default owner's. */
+export const allocations = ["none", "default_owner"] as const;
 
 /** The pages, by their name in the address and their title. */
 export const pages = [["overview", "Overview"], ["keys", "Provider keys"]] as const;
@@ -14,6 +16,7 @@ export type PageName = (typeof pages)[number][0];
 export type WindowName = (typeof windows)[number][0];
 export type Dimension = (typeof dimensions)[number];
 export type Metric = (typeof metrics)[number];
+export type Allocate = (typeof allocations)[number];
 
 export interface View {
   readonly page: PageName;
@@ -24,9 +27,10 @@ export interface View {
   readonly filters: readonly Filter[];
   /** "local" shows and buckets times in the browser's zone. */
   readonly zone: "utc" | "local";
+  readonly allocate: Allocate;
 }
 
-export const defaults: View = { page: "overview", tenant: "", window: "7d", by: "team", metric: "cost", filters: [], zone: "utc" };
+export const defaults: View = { page: "overview", tenant: "", window: "7d", by: "team", metric: "cost", filters: [], zone: "utc", allocate: "none" };
 
 /** Reads a query string such as "?tenant=acme&window=24h&where=team:search". */
 export function readView(query: string): View {
@@ -39,6 +43,7 @@ export function readView(query: string): View {
     metric: one(params.get("metric"), metrics, defaults.metric),
     filters: params.getAll("where").flatMap(readFilter),
     zone: one(params.get("zone"), ["utc", "local"] as const, defaults.zone),
+    allocate: one(params.get("allocate"), allocations, defaults.allocate),
   };
 }
 
@@ -46,7 +51,7 @@ export function readView(query: string): View {
 export function writeView(view: View): string {
   const params = new URLSearchParams();
   if (view.tenant) params.set("tenant", view.tenant);
-  for (const key of ["page", "window", "by", "metric", "zone"] as const) {
+  for (const key of ["page", "window", "by", "metric", "zone", "allocate"] as const) {
     if (view[key] !== defaults[key]) params.set(key, view[key]);
   }
   for (const filter of view.filters) params.append("where", `${filter.dimension}:${filter.values[0]}`);
@@ -67,6 +72,11 @@ export function withoutFilter(view: View, dimension: string): View {
 /** The dimension shown beside the chosen one: the model, or the team when that is the model. */
 export function beside(by: Dimension): Dimension {
   return by === "model" ? "team" : "model";
+}
+
+/** Whether untagged usage of the dimension can have a default owner. */
+export function ownable(by: Dimension): boolean {
+  return by === "team" || by === "service" || by === "environment";
 }
 
 function one<T extends string>(value: string | null, known: readonly T[], otherwise: T): T {

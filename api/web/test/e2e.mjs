@@ -171,6 +171,31 @@ const against = {
     assert.equal(BigInt(digits(await page.getAttribute('[data-test="panel-main"] [data-test="sum"]', "title"))), sum);
   },
 
+  async "shows untagged usage as its owner's, and the same total"() {
+    if (flags.url) return;
+    await open();
+    await loaded();
+    const panel = page.locator('[data-test="panel-main"]');
+    const total = await panel.locator('[data-test="sum"]').getAttribute("title");
+    const before = await panel.locator("tbody th").allTextContents();
+    assert.ok(before.includes("other"), `nothing beyond the eight among ${before}`); // the ninth is what is untagged
+    assert.equal(await panel.locator('[data-test="allocated"]').count(), 0);
+    const untagged = page.getByRole("combobox", { name: /^Untagged/ });
+    await untagged.selectOption("default_owner");
+    await panel.locator('[data-test="allocated"]').first().waitFor();
+    assert.match(page.url(), /allocate=default_owner/);
+    const after = await panel.locator("tbody th").allTextContents();
+    assert.equal(after.length, before.length - 1);
+    assert.ok(!after.includes("other") && !after.includes("untagged"), `untagged usage is left among ${after}`);
+    assert.equal(await panel.locator('[data-test="sum"]').getAttribute("title"), total);
+    const parts = await panel.locator('[data-test="allocated"]').evaluateAll((cells) => cells.map((cell) => cell.title));
+    assert.equal(parts.filter((title) => !/^0\.0+ USD$/.test(title)).length, 2, `one owner and the sum of ${parts}`);
+    await shot("allocated");
+    await accessible("allocated");
+    await untagged.selectOption("none");
+    await page.waitForFunction(() => !document.querySelector('[data-test="allocated"]'));
+  },
+
   async "keeps only what a filter names"() {
     await page.locator('[data-test="panel-main"]').getByRole("button", { name: "search", exact: true }).click();
     await page.waitForFunction(() => location.search.includes("where=team%3Asearch"));

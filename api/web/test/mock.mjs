@@ -133,6 +133,7 @@ export function mock(now = () => Date.now()) {
         totals: totals(sum("cost"), sum("requests"), index),
       };
     }).filter((one) => one.totals.requests !== "0");
+    if (request.allocate) allocate(all);
     all.sort((a, b) => (BigInt(b.totals.cost_usd.replace(".", "")) > BigInt(a.totals.cost_usd.replace(".", "")) ? 1 : -1));
     const top = all.slice(0, request.top);
     const rest = all.slice(request.top);
@@ -144,6 +145,15 @@ export function mock(now = () => Date.now()) {
       });
     }
     return { buckets: buckets.map((at) => new Date(at).toISOString()), series: empty ? [] : top, totals: addTotals(all.map((one) => one.totals)), coverage: coverage(start, end) };
+  }
+
+  /** Shows what is untagged as the owner's, which is platform. */
+  function allocate(all) {
+    const owner = all.find((one) => one.group[0] === "platform");
+    const untagged = all.splice(all.findIndex((one) => one.group[0] === ""), 1)[0];
+    owner.cost_usd = owner.cost_usd.map((cost, at) => usd(BigInt(cost.replace(".", "")) + BigInt(untagged.cost_usd[at].replace(".", ""))));
+    owner.requests = owner.requests.map((count, at) => `${BigInt(count) + BigInt(untagged.requests[at])}`);
+    Object.assign(owner, { allocated: untagged.totals, totals: addTotals([owner.totals, untagged.totals]) });
   }
 
   const routes = {

@@ -62,14 +62,14 @@ test("an answer of another shape names the place", () => {
 });
 
 test("a view survives its address", () => {
-  const view: View = { page: "keys", tenant: "a&b=c", window: "24h", by: "model", metric: "requests", zone: "local", filters: [{ dimension: "team", values: ["x:y, z"] }] };
+  const view: View = { page: "keys", tenant: "a&b=c", window: "24h", by: "model", metric: "requests", zone: "local", allocate: "default_owner", filters: [{ dimension: "team", values: ["x:y, z"] }] };
   assert.deepEqual(readView(writeView(view)), view);
   assert.deepEqual(readView(""), defaults);
   assert.equal(writeView(defaults), "");
 });
 
 test("what an address says wrongly is ignored", () => {
-  assert.deepEqual(readView("?page=admin&window=99y&by=password&metric=x&zone=mars&where=nothing:1&where=team:&where=team"), defaults);
+  assert.deepEqual(readView("?page=admin&allocate=even&window=99y&by=password&metric=x&zone=mars&where=nothing:1&where=team:&where=team"), defaults);
 });
 
 test("filters replace and go", () => {

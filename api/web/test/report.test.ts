@@ -5,7 +5,7 @@ import { SummaryResponse, TimeSeriesResponse } from "../src/api/messages.ts";
 import { loadReport } from "../src/report.ts";
 import { defaults, type View } from "../src/view.ts";
 
-interface Asked { readonly window: Window; readonly granularity: string; readonly group_by: string[] }
+interface Asked { readonly window: Window; readonly granularity: string; readonly group_by: string[]; readonly allocate?: string }
 
 const end = "2026-11-22T03:00:00Z";
 const buckets = ["2026-09-01T00:00:00Z", "2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z"];
@@ -19,7 +19,7 @@ function server(start: string | undefined, used = ["0", "7", "9"]) {
       asked.push(request);
       return TimeSeriesResponse.read({
         buckets, coverage: { end },
-        series: [{ group: ["a"], requests: used, cost_usd: ["0", "1.5", "2"], totals: { cost_usd: "3.5" } }, { other: true, group: [""] }],
+        series: [{ group: ["a"], requests: used, cost_usd: ["0", "1.5", "2"], totals: { cost_usd: "3.5" }, allocated: { cost_usd: "1.25" } }, { other: true, group: [""] }],
       }, "");
     },
   };
@@ -54,4 +54,20 @@ test("an open window without usage stays as it is named", async () => {
   const { client, asked } = server(undefined, ["0", "0", "0"]);
   await load(client, { window: "all" });
   assert.deepEqual(asked.map((one) => one.window.name), ["all", "all", "all"]);
+});
+
+test("untagged usage is allocated where it is asked for and can be", async () => {
+  const views: [Partial<View>, (string | undefined)[]][] = [
+    [{}, [undefined, undefined]],
+    [{ allocate: "default_owner" }, ["default_owner", undefined]],
+    [{ by: "environment", allocate: "default_owner" }, ["default_owner", undefined]],
+    [{ by: "model", allocate: "default_owner" }, [undefined, undefined]],
+  ];
+  for (const [view, want] of views) {
+    const { client, asked } = server("2026-11-15T03:00:00Z");
+    const { main, side } = await load(client, view);
+    assert.deepEqual(asked.map((one) => one.allocate), want);
+    assert.deepEqual([main.allocated, side.allocated], want.map((one) => one !== undefined));
+    assert.deepEqual(main.bands.map((band) => band.allocated.cost_usd), [1_250_000_000_000n, 0n]);
+  }
 });

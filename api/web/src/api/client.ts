@@ -75,7 +75,7 @@ export class Client {
     return this.call("POST", "/v1/reports/summary:query", SummaryResponse, signal, request);
   }
 
-  timeSeries(request: ReportRequest & { granularity: string; group_by: string[]; top: number }, signal: AbortSignal) {
+  timeSeries(request: ReportRequest & { granularity: string; group_by: string[]; top: number; allocate?: string }, signal: AbortSignal) {
     return this.call("POST", "/v1/reports/timeseries:query", TimeSeriesResponse, signal, request);
   }
 

@@ -33,6 +33,7 @@ export const Series = message("Series", {
   cost_usd: repeated(usd),
   requests: repeated(int64),
   totals: Totals,
+  allocated: Totals,
 });
 export type Series = Infer<typeof Series>;
 

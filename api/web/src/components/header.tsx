@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { applyTheme, readTheme, themes } from "../theme.ts";
-import { dimensions, pages, windows, writeView, type View } from "../view.ts";
+import { dimensions, ownable, pages, windows, writeView, type View } from "../view.ts";
 import { Choice } from "./choice.tsx";
 
 interface Props {
@@ -63,6 +63,15 @@ function ReportChoices({ view, onView }: Pick<Props, "view" | "onView">) {
           {dimensions.map((name) => <option key={name} value={name}>{name}</option>)}
         </select>
       </label>
+      {ownable(view.by) && (
+        <label class="field">
+          <span>Untagged</span>
+          <select value={view.allocate} onChange={(event) => onView({ ...view, allocate: event.currentTarget.value === "none" ? "none" : "default_owner" })}>
+            <option value="none">apart</option>
+            <option value="default_owner">owner's</option>
+          </select>
+        </label>
+      )}
     </>
   );
 }

@@ -86,11 +86,12 @@ function Groups({ chart, layers, onLit, onPick }: GroupsProps) {
   const cost = sum(chart.bands.map((band) => band.totals.cost_usd));
   const requests = sum(chart.bands.map((band) => band.totals.requests));
   const unpriced = sum(chart.bands.map((band) => band.totals.unpriced));
+  const allocated = sum(chart.bands.map((band) => band.allocated.cost_usd));
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label={`Groups by ${chart.by}`}>
       <table class="groups">
         <thead>
-          <tr><th scope="col">{chart.by}</th><th scope="col" class="number">Cost</th><th scope="col">Share</th><th scope="col" class="number">Requests</th><th scope="col" class="number">Unpriced</th></tr>
+          <tr><th scope="col">{chart.by}</th><th scope="col" class="number">Cost</th>{chart.allocated && <th scope="col" class="number" title="Untagged usage, shown as its default owner's">Allocated</th>}<th scope="col">Share</th><th scope="col" class="number">Requests</th><th scope="col" class="number">Unpriced</th></tr>
         </thead>
         <tbody>
           {chart.bands.map((band, index) => (
@@ -104,6 +105,7 @@ function Groups({ chart, layers, onLit, onPick }: GroupsProps) {
                 </span>
               </th>
               <td class="number" title={`${exactUSD(band.totals.cost_usd)} USD`}>{shortUSD(band.totals.cost_usd)}</td>
+              {chart.allocated && <Allocated cost={band.allocated.cost_usd} />}
               <td class="share"><ShareBar part={band.totals.cost_usd} whole={cost} slot={layers[index]?.slot ?? muted} /></td>
               <td class="number" title={exactCount(band.totals.requests)}>{shortCount(band.totals.requests)}</td>
               <td class={`number ${band.totals.unpriced > 0n ? "warning" : "muted"}`} title={exactCount(band.totals.unpriced)}>{band.totals.unpriced > 0n ? percent(band.totals.unpriced, band.totals.requests) : "–"}</td>
@@ -114,6 +116,7 @@ function Groups({ chart, layers, onLit, onPick }: GroupsProps) {
           <tr>
             <th scope="row">Total</th>
             <td class="number" title={`${exactUSD(cost)} USD`} data-test="sum">{shortUSD(cost)}</td>
+            {chart.allocated && <Allocated cost={allocated} />}
             <td />
             <td class="number" title={exactCount(requests)}>{shortCount(requests)}</td>
             <td class={`number ${unpriced > 0n ? "warning" : "muted"}`}>{unpriced > 0n ? percent(unpriced, requests) : "–"}</td>
@@ -122,6 +125,10 @@ function Groups({ chart, layers, onLit, onPick }: GroupsProps) {
       </table>
     </div>
   );
+}
+
+function Allocated({ cost }: { cost: bigint }) {
+  return <td class={`number ${cost === 0n ? "muted" : ""}`} title={`${exactUSD(cost)} USD`} data-test="allocated">{cost === 0n ? "–" : shortUSD(cost)}</td>;
 }
 
 export function Swatch({ slot }: { slot: number }) {
