@@ -50,6 +50,10 @@ func (x *exchange) settle(resp *http.Response, readErr error) error {
 		x.decode = nil
 	}
 	res := x.meter.Close()
+	x.dropPrompt()
+	if x.setAside(&res) {
+		return nil
+	}
 	ev := &x.events[0]
 	x.fill(ev)
 	ev.HTTPStatus, ev.Tokens, ev.ErrorType = int64(resp.StatusCode), res.Tokens, clipTo(res.ErrorType, 64)
@@ -76,6 +80,7 @@ func (x *exchange) settle(resp *http.Response, readErr error) error {
 	if why := res.Reasons &^ (1 << usage.Refused); why != 0 {
 		ev.Tags = setTag(ev.Tags, usageTag, why.String())
 	}
+	x.same(ev, &res)
 	x.tags = ev.Tags[:0] // the memory, where it grew
 	x.price(ev, tier)
 	return x.keep(ev)
@@ -99,7 +104,9 @@ func (x *exchange) price(ev *event.Event, tier string) {
 func (x *exchange) keep(ev *event.Event) error {
 	x.kept = true
 	x.p.done.Add(1)
-	ev.ProducerSeq = x.p.seq.Add(1)
+	if ev.ProducerID != "" {
+		ev.ProducerSeq = x.p.seq.Add(1)
+	}
 	if x.held != nil {
 		x.held.Settle(ev.Tokens.Total(), x.cost, x.priced || ev.Tokens.Total() == 0)
 	}

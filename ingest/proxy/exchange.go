@@ -52,7 +52,9 @@ type exchange struct {
 	held    Reservation
 
 	body     *buffer
-	reserved int64 // bytes of body
+	reserved int64  // bytes of body
+	prompt   []byte // the body again, to be counted where no usage is stated
+	queues   bool   // a background response is asked for
 
 	upstream context.Context // of the provider's part; it outlives r's where the stream is parked
 	cancel   context.CancelCauseFunc
@@ -79,6 +81,7 @@ func newExchange(p *Proxy) *exchange { return &exchange{p: p} }
 // release ends what is left of the call and forgets it.
 func (x *exchange) release() {
 	x.free()
+	x.dropPrompt()
 	if x.cancel != nil {
 		x.watch.Stop()
 		x.leave()
@@ -342,6 +345,8 @@ func (x *exchange) readAsk() {
 	if ask.Model != "" {
 		x.call.Model = ask.Model
 	}
+	x.holdPrompt(b)
+	x.queues = x.to.call.Dialect == usage.OpenAIResponses && asksBackground(b)
 	if x.p.parts.Budgets != nil {
 		x.call.MaxTokens = answerLimit(b)
 	}

@@ -98,18 +98,22 @@ func (x *exchange) answer() error {
 	contentType := resp.Header.Get("Content-Type")
 	framing := usage.FramingOf(contentType)
 	x.stream = framing == usage.SSE || framing == usage.EventStream
+	x.metered = x.metered || x.repeats() && resp.StatusCode < http.StatusBadRequest
 	if x.metered {
 		if framing == usage.JSON && x.to.call.Dialect == usage.OpenAIAudio && contentType == "" {
 			framing = usage.Opaque
 		}
 		x.meter.Reset(usage.Exchange{
 			Dialect: x.to.call.Dialect, Framing: framing, Status: resp.StatusCode, Model: x.call.Model,
-			PromptTokens: x.call.PromptTokens, Header: resp.Header.Get,
+			PromptTokens: x.call.PromptTokens, Request: x.prompt, Repeated: x.repeats(), Header: resp.Header.Get,
 		})
 		x.decode = newDecoder(resp.Header.Get("Content-Encoding"), &x.meter)
 	}
 	h := x.w.Header()
 	downstreamHeaders(h, resp.Header)
+	if x.repeats() || x.queues {
+		h.Del(EventIDHeader)
+	}
 	wants := x.metered && x.wants
 	length := resp.ContentLength
 	if wants && length >= 0 && length <= maxReturn {

@@ -9,8 +9,10 @@
 //     of a stream is passed on before the next is read.
 //   - Every call of a metered endpoint that was authenticated makes exactly one
 //     event, also one that was blocked, killed, refused by the provider or broken
-//     off. A call of which something arrived is never an event of 0 tokens in
-//     silence: what the provider did not state is estimated and says so.
+//     off. A background response makes its one event when it is read and over, and
+//     the same one whenever it is read again. A call of which something arrived is
+//     never an event of 0 tokens in silence: what the provider did not state is
+//     counted or estimated and says so.
 //   - The end of a response (its last bytes, the event by which a stream says that
 //     it is over, or the terminator of a chunked body) is released only when the
 //     call's event is kept by the Sink. Killing the process loses no usage of a
@@ -75,9 +77,11 @@ type Proxy struct {
 	seq    atomic.Int64
 	calls  atomic.Int64 // in hand
 	bytes  atomic.Int64 // of request bodies in hand
-	gaps   gaps
-	lot    lot
-	quiet  rate.Sometimes // for the log messages about a sink that fails
+	// prompts are bytes of requests that are held until their usage is known.
+	prompts atomic.Int64
+	gaps    gaps
+	lot     lot
+	quiet   rate.Sometimes // for the log messages about a sink that fails
 
 	done, refused, truncated atomic.Int64
 

@@ -179,7 +179,7 @@ func TestBrokenStreams(t *testing.T) {
 	}, nil)
 	check := func(ev event.Event) {
 		t.Helper()
-		if ev.Status != event.StatusTruncated || ev.Tokens[tokens.Input] != 3 || ev.Tokens[tokens.Output] != 8 || !ev.Estimated {
+		if ev.Status != event.StatusTruncated || ev.Tokens[tokens.Input] != 9 || ev.Tokens[tokens.Output] != 7 || !ev.Estimated {
 			t.Errorf("event %+v", ev)
 		}
 	}

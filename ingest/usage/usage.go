@@ -334,6 +334,9 @@ func (m *Meter) estimate(r *Result, stated bool) {
 // reports true where that is all: a whole answer of plain talk, of a model that does
 // not think in tokens which nobody sees, to a prompt under a published rule.
 func (m *Meter) count(r *Result) (whole bool) {
+	if !m.gather.on && m.x.Dialect != OpenAIEmbeddings {
+		return false
+	}
 	v := vocabularyOf(r.Model)
 	if v == nil {
 		v = vocabularyOf(m.x.Model)
