@@ -240,6 +240,9 @@ func sortedItems(parts map[item]int64) []item {
 
 // mergeClaims brings claims of equal owners together: their shares and uses add up.
 func mergeClaims(claims []Claim) []Claim {
+	if len(claims) < 2 {
+		return claims
+	}
 	slices.SortStableFunc(claims, func(a, b Claim) int {
 		return cmp.Or(a.Owner.compare(b.Owner), cmp.Compare(a.Share, b.Share), cmp.Compare(a.Used, b.Used))
 	})

@@ -283,6 +283,7 @@ func (u *run) batchOf(ctx context.Context, rec *kafka.Record) Batch {
 	if m.ReceivedAt == nil {
 		b.ReceivedAt = rec.TimestampMs * 1000
 	}
+	b.Samples = make([]Sample, 0, len(m.GetSamples()))
 	for _, s := range m.GetSamples() {
 		if sample, err := sampleOf(s); err == nil {
 			b.Samples = append(b.Samples, sample)
