@@ -244,7 +244,7 @@ func (f *agentFlags) newAgent(sp *spool.Spool, log *slog.Logger) (*gpuagent.Agen
 		Dial: func() (*grpc.ClientConn, error) {
 			return grpc.NewClient("dns:///"+f.gateway, grpc.WithTransportCredentials(creds),
 				// What it is told is short: fixed windows, so that no connection is measured by pings.
-				grpc.WithSharedWriteBuffer(true), grpc.WithStaticStreamWindowSize(agentWindowBytes), grpc.WithStaticConnWindowSize(agentWindowBytes),
+				grpc.WithStaticStreamWindowSize(agentWindowBytes), grpc.WithStaticConnWindowSize(agentWindowBytes),
 				grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 20 * time.Second, PermitWithoutStream: true}))
 		},
 		Credential: f.credential, Spool: sp, Host: f.host, Version: versionString(), Transport: f.transport, Log: log,

@@ -31,8 +31,8 @@ const (
 	keepaliveLeast       = 5 * time.Second
 	maxHeaderListBytes   = 8 << 10
 	// Buffers of a connection: thousands of them wait most of the time. What is
-	// written goes through a buffer that they share; what is read lies in the
-	// buffer of TLS already.
+	// written goes through buffers that they share (gRPC's default); what is read
+	// lies in the buffer of TLS already.
 	readBufferBytes, writeBufferBytes = 4 << 10, 16 << 10
 	// What a stream and a connection may send unread. They are fixed, so that no
 	// connection is measured by pings: an agent's few frames a second need no more,
@@ -108,7 +108,7 @@ func (g *Gateway) server() *grpc.Server {
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxConcurrentStreams(streamsPerConnection),
 		grpc.MaxHeaderListSize(maxHeaderListBytes),
-		grpc.ReadBufferSize(readBufferBytes), grpc.WriteBufferSize(writeBufferBytes), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(readBufferBytes), grpc.WriteBufferSize(writeBufferBytes),
 		grpc.StaticStreamWindowSize(streamWindowBytes), grpc.StaticConnWindowSize(connWindowBytes),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
