@@ -191,9 +191,6 @@ func TestOperator(t *testing.T) {
 			want[k], different[k] = &analytics.KindTotal{Tenant: k.tenant, Kind: k.kind, RejectReason: k.reason}, map[string]bool{}
 		}
 		want[k].Entries++
-		if e.Kind == chain.Usage && !e.Priced {
-			want[k].Unpriced++
-		}
 		if e.Kind == chain.Rejected {
 			different[k][e.Event.ID+string(e.Event.ContentMAC[:])] = true
 			want[k].Conflicts = int64(len(different[k]))
@@ -203,7 +200,7 @@ func TestOperator(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		want[k].Unpriced += e.Corrected.Unpriced
+		want[k].Unpriced += e.AddsUnpriced()
 	}
 	o := analytics.NewOperator(reader)
 	got, err := o.Totals(t.Context())

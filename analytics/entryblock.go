@@ -181,15 +181,19 @@ func (b *entryBlock) appendCounts(e *chain.Entry) {
 	var counts tokens.Vector
 	var gpu int64
 	estimated, deltas := false, chain.Corrected{}
+	unpriced := e.AddsUnpriced()
 	switch e.Kind {
 	case chain.Usage:
 		counts, estimated, gpu = e.Event.Tokens, e.Event.Estimated, e.Event.GPUMicros
+		if !e.Priced {
+			unpriced-- // reports count a null cost; this takes it back where it is none
+		}
 	case chain.Correction:
 		deltas, counts, gpu = e.Corrected, e.Corrected.Tokens, e.Corrected.GPUMicros
 	}
 	b.gpuMicros = append(b.gpuMicros, gpu)
 	b.estimated = append(b.estimated, estimated)
-	b.unpricedDelta = append(b.unpricedDelta, int8(deltas.Unpriced))
+	b.unpricedDelta = append(b.unpricedDelta, int8(unpriced))
 	b.estimatedDelta = append(b.estimatedDelta, int8(deltas.Estimated))
 	for c := range b.tokens {
 		b.tokens[c] = append(b.tokens[c], counts[c])

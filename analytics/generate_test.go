@@ -126,10 +126,14 @@ func (g *traffic) usage(e *chain.Entry) {
 		ev.Tokens, ev.GPUMicros = tokens.Vector{}, r.Int64N(3e8)
 		ev.GPUState, ev.PurchaseOption = []string{event.GPUUsed, event.GPUIdle, event.GPUUnallocated}[r.IntN(3)], []string{"", event.Spot}[r.IntN(2)]
 	}
+	stopped := ev.Status == event.StatusBlocked && r.IntN(2) == 0
+	if stopped { // before it was sent
+		ev.Tokens, ev.GPUMicros, ev.GPUState, ev.PurchaseOption = tokens.Vector{}, 0, "", ""
+	}
 	ev.LatencyMicros, ev.TTFTMicros = r.Int64N(1e6), r.Int64N(1e5)
 	ev.Streamed, ev.Estimated = r.IntN(2) == 0, r.IntN(20) == 0
 	ev.ProducerID = "producer-1"
-	if r.IntN(12) == 0 {
+	if r.IntN(12) == 0 || stopped && r.IntN(2) == 0 {
 		e.UnpricedReason = "unknown_model"
 		return
 	}

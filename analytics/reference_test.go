@@ -110,8 +110,11 @@ func totalsOf(t testing.TB, entries []*chain.Entry) (sum report.Totals) {
 		if e.Kind == chain.Correction {
 			cost, priced = e.Corrected.NetCost, e.Corrected.Priced
 		}
+		failed := e.Event.Status == event.StatusBlocked || e.Event.Status == event.StatusError
 		if !priced {
-			sum.Unpriced++
+			if !failed || e.Event.Tokens.Total() > 0 || e.Event.GPUMicros > 0 { // else it costs 0 at any price
+				sum.Unpriced++
+			}
 		} else if err := sum.Cost.AddPico(cost); err != nil {
 			t.Fatal(err)
 		}

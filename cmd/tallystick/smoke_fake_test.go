@@ -43,7 +43,10 @@ func newFakeAPI(t *testing.T, w *smokeWant) *fakeAPI {
 	for i := range w.events {
 		e := &w.events[i]
 		tenant, at := w.tenants[e.tenant], time.Unix(e.hour*3600+17, 0).UTC()
-		entry := client.Entry{Kind: "usage", EventID: ids[i], OccurredAt: &at, Tokens: map[string]client.Int{}}
+		entry := client.Entry{Kind: "usage", EventID: ids[i], OccurredAt: &at, Status: "ok", Tokens: map[string]client.Int{}}
+		if e.tokens.Total() == 0 { // of the load's calls, those that reached no model
+			entry.Status = "error"
+		}
 		if e.priced {
 			cost := usdText(big.NewInt(e.pico))
 			entry.CostUSD = &cost

@@ -143,8 +143,8 @@ func (s *smoke) takeUsage(l *smokeLedger, tenant int32, e *client.Entry) error {
 		if cost, err = parseUSD(*e.CostUSD); err != nil {
 			return fmt.Errorf("entry %d: %w", e.Seq, err)
 		}
-	} else {
-		l.unpriced++
+	} else if failed := e.Status == "error" || e.Status == "blocked" || e.Status == "killed"; !failed || v.Total() > 0 {
+		l.unpriced++ // what failed and used nothing costs 0 at any price
 	}
 	hour := e.OccurredAt.Unix() / 3600
 	sum := l.hours[hour]

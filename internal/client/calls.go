@@ -134,6 +134,7 @@ type Entry struct {
 	OccurredAt     *time.Time     `json:"occurred_at"`
 	Provider       string         `json:"provider"`
 	Model          string         `json:"model"`
+	Status         string         `json:"status"`
 	CostUSD        *string        `json:"cost_usd"`
 	UnpricedReason string         `json:"unpriced_reason"`
 	Tokens         map[string]Int `json:"tokens"`

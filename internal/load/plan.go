@@ -86,5 +86,9 @@ func (p *plan) outcome(e *emission) oracle.Outcome {
 		Hour: e.at / 3_600_000_000_000, Tokens: e.tokens,
 	}
 	out.CostPico, out.Priced = m.price[tier].Cost(&e.tokens, 0)
+	switch e.status {
+	case statusError, statusRateLimited, statusBlocked, statusKilled:
+		out.Free = e.tokens.Total() == 0
+	}
 	return out
 }

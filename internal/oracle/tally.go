@@ -31,6 +31,9 @@ const (
 type Outcome struct {
 	Kind   Kind
 	Priced bool
+	// Free says that the call failed and used nothing: without a price it counts as
+	// unpriced no more than with one.
+	Free bool
 	// Late and Reordered say how the event was disturbed; it counts all the same.
 	Late, Reordered bool
 	Tenant          int32 // -1: a refused event that names no tenant of ours
@@ -144,7 +147,7 @@ func (s *Totals) count(o *Outcome) {
 	switch o.Kind {
 	case Accepted:
 		s.Accepted++
-		if !o.Priced {
+		if !o.Priced && !o.Free {
 			s.Unpriced++
 		}
 		s.USD.Add(o.CostPico)
@@ -162,7 +165,7 @@ func (s *Totals) count(o *Outcome) {
 
 func (c *Cell) count(o *Outcome) {
 	c.Events++
-	if !o.Priced {
+	if !o.Priced && !o.Free {
 		c.Unpriced++
 	}
 	c.USD.Add(o.CostPico)

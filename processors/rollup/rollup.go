@@ -114,10 +114,10 @@ func (s *Sums) add(e *chain.Entry) error {
 			return err
 		}
 	}
+	s.Unpriced += e.AddsUnpriced()
 	if e.Kind == chain.Correction {
 		// The call itself was counted with the entry that it corrects.
 		s.Corrections++
-		s.Unpriced += e.Corrected.Unpriced
 		s.Estimated += e.Corrected.Estimated
 		for i, n := range &e.Corrected.Tokens {
 			s.Tokens[i] += n
@@ -127,9 +127,6 @@ func (s *Sums) add(e *chain.Entry) error {
 	s.Requests++
 	if e.Event.Status != "" && e.Event.Status != event.StatusOK {
 		s.Failed++
-	}
-	if !e.Priced {
-		s.Unpriced++
 	}
 	if e.Event.Estimated {
 		s.Estimated++

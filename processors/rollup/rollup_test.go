@@ -62,7 +62,11 @@ func TestWhatIsSummed(t *testing.T) {
 		entry("a", testHour, func(e *chain.Entry) { e.Event.Status = ""; e.Event.Estimated = true; e.Priced = false; e.Cost = 0 }),
 		entry("a", testHour, func(e *chain.Entry) {
 			e.Kind, e.Event.Team, e.Cost = chain.Correction, "x", -3
-			e.Corrected = chain.Corrected{Unpriced: -1, Estimated: 1, Tokens: tokens.Vector{-4, 1}}
+			e.Corrected = chain.Corrected{Priced: true, Unpriced: -1, Estimated: 1, Tokens: tokens.Vector{-4, 1}}
+		}),
+		// Stopped before it was sent: it has no price, and is not unpriced.
+		entry("b", testHour, func(e *chain.Entry) {
+			e.Event.Status, e.Event.Team, e.Event.Tokens, e.Priced, e.Cost = "killed", "x", tokens.Vector{}, false, 0
 		}),
 		entry("a", testHour-1, func(e *chain.Entry) { e.Event.OccurredAt = testHour*nanosPerHour - 1 }),
 		entry("a", testHour, func(e *chain.Entry) { e.Kind = chain.Rejected }),
@@ -83,8 +87,9 @@ func TestWhatIsSummed(t *testing.T) {
 		`a 0 "team"="x" n=1 failed=1 unpriced=-1 estimated=1 corrections=1 0.000000000002 7`,
 		`a 0 "status"="error" n=1 failed=1 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
 		`a 0 "status"="ok" n=1 failed=0 unpriced=0 estimated=2 corrections=1 -0.000000000003 7`,
-		`b 0 ""="" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
-		`b 0 "team"="x" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
+		`b 0 ""="" n=2 failed=1 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
+		`b 0 "team"="x" n=2 failed=1 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
+		`b 0 "status"="killed" n=1 failed=1 unpriced=0 estimated=0 corrections=0 0.000000000000 0`,
 		`b 0 "status"="ok" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
 	}
 	if !slices.Equal(got, want) {

@@ -920,7 +920,8 @@ type Totals struct {
 	Requests int64 `protobuf:"varint,2,opt,name=requests,proto3" json:"requests,omitempty"`
 	// Entries whose status is not ok.
 	Failed int64 `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`
-	// Entries without a price; their cost is in no sum.
+	// Entries without a price; their cost is in no sum. A call that failed (error,
+	// blocked, killed) and used nothing is not among them: it costs 0 at any price.
 	Unpriced    int64 `protobuf:"varint,4,opt,name=unpriced,proto3" json:"unpriced,omitempty"`
 	Corrections int64 `protobuf:"varint,5,opt,name=corrections,proto3" json:"corrections,omitempty"`
 	Estimated   int64 `protobuf:"varint,6,opt,name=estimated,proto3" json:"estimated,omitempty"`
