@@ -334,16 +334,60 @@ func (b *answerBody) await() {
 	}
 }
 
-// silent waits for a while, and reports that nothing came: then nothing is buffered
-// either, in TLS or before it.
-func (b *answerBody) silent(wait time.Duration) bool {
+// silent waits, and reports that it was for parkAfter and nothing came: then nothing
+// is buffered either, in TLS or before it.
+func (b *answerBody) silent(w *waits) bool {
 	l := b.link
-	if l == nil || l.conn.SetReadDeadline(time.Now().Add(wait)) != nil {
+	if l == nil {
 		return false
 	}
+	w.begin(l.conn)
 	_, err := l.in.Peek(1)
+	if !w.end(l.conn) {
+		return false
+	}
 	return l.conn.SetReadDeadline(time.Time{}) == nil && errors.Is(err, os.ErrDeadlineExceeded) && l.in.Buffered() == 0
 }
+
+// waits are the connections of providers that are waited for. One sweep interrupts
+// those that are silent for long: a deadline for each wait would cost a timer, and
+// often a thread that is woken for it, between any two chunks.
+type waits struct {
+	mu    sync.Mutex             // protects what follows
+	since map[net.Conn]time.Time // the zero time is interrupted
+}
+
+func (w *waits) begin(c net.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.since == nil {
+		w.since = map[net.Conn]time.Time{}
+	}
+	w.since[c] = time.Now()
+}
+
+// end reports that the wait was interrupted.
+func (w *waits) end(c net.Conn) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	interrupted := w.since[c].IsZero()
+	delete(w.since, c)
+	return interrupted
+}
+
+// sweep interrupts the waits that began before a time.
+func (w *waits) sweep(before time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c, since := range w.since {
+		if !since.IsZero() && since.Before(before) && c.SetReadDeadline(longAgo) == nil {
+			w.since[c] = time.Time{}
+		}
+	}
+}
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
 
 func (b *answerBody) end(whole bool) {
 	l := b.link

@@ -277,7 +277,7 @@ func (x *exchange) reserve(ctx context.Context) *refusal {
 	switch {
 	case errors.Is(err, ErrOverBudget):
 		return &refusal{code: http.StatusTooManyRequests, kind: "budget", status: event.StatusBlocked,
-			text: "the call would exceed a budget", policy: "budget", reason: "over budget", wait: time.Minute}
+			text: "the call would exceed a budget", policy: "budget", reason: "over budget", wait: time.Minute, lasting: true}
 	case err != nil:
 		return unknown("budgets cannot be read now", err)
 	}

@@ -156,7 +156,7 @@ func (x *exchange) copy(length int64, hold bool) error {
 		if ours && full == 0 && x.stream && !body.begun() {
 			p.giveBuffer(size, pooled) // a stream that waits holds none
 			pooled = nil
-			if x.mayPark && body.silent(parkAfter) && x.park() {
+			if x.mayPark && body.silent(&p.waits) && x.park() {
 				return errParked
 			}
 			body.await()

@@ -81,6 +81,7 @@ type Proxy struct {
 	prompts atomic.Int64
 	gaps    gaps
 	lot     lot
+	waits   waits
 	quiet   rate.Sometimes // for the log messages about a sink that fails
 
 	done, refused, truncated atomic.Int64
@@ -137,6 +138,8 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.lot.open()
 	tick := time.NewTicker(gapInterval)
 	defer tick.Stop()
+	sweep := time.NewTicker(parkAfter / 2)
+	defer sweep.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -145,12 +148,18 @@ func (p *Proxy) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			p.flushGaps(ctx)
+		case now := <-sweep.C:
+			p.waits.sweep(now.Add(-parkAfter))
 		}
 	}
 }
 
 // ServeHTTP forwards one call.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == ReadyPath {
+		p.ready(w)
+		return
+	}
 	x := p.exchanges.Get().(*exchange)
 	ended := false
 	defer func() {

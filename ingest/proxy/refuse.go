@@ -18,6 +18,7 @@ type refusal struct {
 	// status is the event's, "" is error; policy and reason are its decision's.
 	status, policy, reason string
 	wait                   time.Duration // Retry-After, 0 is none
+	lasting                bool          // trying again cannot help soon
 	cause                  error         // for the log
 	// sent says that the provider may have worked on the call.
 	sent bool
@@ -46,6 +47,9 @@ func (x *exchange) refuse(no *refusal) error {
 	h["Content-Type"] = []string{"application/json"}
 	if no.wait > 0 {
 		h["Retry-After"] = []string{strconv.Itoa(max(1, int((no.wait + time.Second - 1).Seconds())))}
+	}
+	if no.lasting { // OpenAI's and Anthropic's SDKs would try a 429 again
+		h["X-Should-Retry"] = []string{"false"}
 	}
 	if no.code == http.StatusUnauthorized {
 		h["Www-Authenticate"] = []string{"Bearer"}
