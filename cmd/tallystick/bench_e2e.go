@@ -140,8 +140,8 @@ func (e *e2e) options(prefix string) load.Options {
 	}
 }
 
-// throughput sends as fast as it goes for a while and waits until all of it is
-// in the reports.
+// throughput sends for a while, as fast as it goes while the backlog stays below
+// e2eBacklog, and waits until all of it is in the reports.
 func (e *e2e) throughput(ctx context.Context) (float64, error) {
 	length := e2eLoad
 	if e.r.short {
@@ -152,8 +152,10 @@ func (e *e2e) throughput(ctx context.Context) (float64, error) {
 	start := time.Now()
 	o := e.options("load")
 	o.Events = e2eEvents
+	b := &backlog{api: e.api, until: start.Add(length)}
+	o.Hold = b.hold
 	res, err := e.send(ctx, o, length)
-	if err != nil {
+	if err = errors.Join(err, b.err); err != nil {
 		return 0, err
 	}
 	sent := time.Since(start)
@@ -171,6 +173,41 @@ func (e *e2e) throughput(ctx context.Context) (float64, error) {
 	e.r.printf("%s", line)
 	e.r.printf("  peak memory without postgres: %s", e.memory(pids))
 	return rate, e.check(ctx, res)
+}
+
+// e2eBacklog is how many events may be accepted and not yet in a report: a rate
+// counts as sustained while no more wait. e2eLook is how often that is asked.
+const (
+	e2eBacklog = 400_000
+	e2eLook    = 500 * time.Millisecond
+)
+
+// backlog holds a load while too much of it waits.
+type backlog struct {
+	api    *client.Client
+	until  time.Time // the end of the load
+	looked time.Time
+	err    error
+}
+
+// hold returns when the pipeline is less than e2eBacklog behind, when it cannot be
+// asked, or at the end of the load.
+func (b *backlog) hold(ctx context.Context) {
+	for b.err == nil && ctx.Err() == nil && time.Since(b.looked) >= e2eLook && time.Now().Before(b.until) {
+		p, err := b.api.Pipeline(ctx)
+		if err != nil {
+			b.err = fmt.Errorf("the backlog: %w", err)
+			return
+		}
+		if p.LedgerLag+p.AnalyticsLag < e2eBacklog {
+			b.looked = time.Now()
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(e2eLook / 5):
+		}
+	}
 }
 
 // send runs a load that ends in order after the given time.

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -104,6 +105,9 @@ type Options struct {
 	Before *oracle.Expectation
 	// Stop, when closed, ends the load in order.
 	Stop <-chan struct{}
+	// Hold, when set, is called before a batch is filled and returns when it may be
+	// sent, or when the load ends. One call at a time.
+	Hold func(ctx context.Context)
 	// OnProgress, if set, is called with running totals after every
 	// acknowledgement, from several goroutines.
 	OnProgress func(sent, acked int64)

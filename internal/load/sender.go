@@ -97,6 +97,9 @@ func (s *sender) run(ctx context.Context, g *generator) error {
 // feed fills batches and hands them to the workers until nothing is left.
 func (s *sender) feed(ctx context.Context, g *generator, work chan<- *batch, inFlight *sync.WaitGroup) error {
 	for {
+		if s.o.Hold != nil {
+			s.o.Hold(ctx)
+		}
 		select {
 		case <-s.o.Stop:
 			g.stop()

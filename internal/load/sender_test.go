@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -522,6 +523,33 @@ func TestCancelReportsDoubt(t *testing.T) {
 	o.Resume = state
 	if _, err := Run(t.Context(), o); !errors.Is(err, ErrOptions) {
 		t.Errorf("resumed a load in doubt: %v", err)
+	}
+}
+
+// A load that is held sends no more than what was on its way.
+func TestHold(t *testing.T) {
+	o := faulty(3000)
+	f := newFakeLedger(t, o)
+	serve(t, f, &o)
+	var acked atomic.Int64
+	o.OnProgress = func(_, n int64) { acked.Store(n) }
+	var held, after int64
+	o.Hold = func(ctx context.Context) {
+		if held > 0 || acked.Load() < 1000 {
+			return
+		}
+		time.Sleep(100 * time.Millisecond) // what was on its way arrives
+		held = acked.Load()
+		time.Sleep(50 * time.Millisecond)
+		after = acked.Load()
+	}
+	res, err := Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, f, res)
+	if held < 1000 || held >= 3000 || after != held {
+		t.Errorf("held at %d of 3000, and %d came then", held, after-held)
 	}
 }
 
