@@ -168,8 +168,10 @@ func checkRerated(t *testing.T, c *client.Client, tenant string, job *pb.RerateJ
 			usage++
 			flat := usdText(want(e))
 			switch {
-			case e.Provider == "inhouse":
-				unpriced++ // in no list
+			case e.Provider == "inhouse": // in no list
+				if !usedNothing(e) {
+					unpriced++
+				}
 			case e.CostUSD == nil || *e.CostUSD != flat:
 				owed[e.Seq] = flat
 			}
