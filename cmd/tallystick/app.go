@@ -269,9 +269,11 @@ func (a *app) openTopics(ctx context.Context) error {
 	}
 	a.admin = admin
 	a.onClose(func() error { admin.Close(); return nil })
-	infos, err := admin.EnsureTopics(ctx, kafka.TopicSpec{
-		Partitions: int32(a.cfg.Partitions()), ReplicationFactor: int16(a.cfg.ReplicationFactor()),
-	})
+	partitions, err := a.partitions(ctx)
+	if err != nil {
+		return err
+	}
+	infos, err := admin.EnsureTopics(ctx, kafka.TopicSpec{Partitions: partitions, ReplicationFactor: int16(a.cfg.ReplicationFactor())})
 	if err != nil {
 		return err
 	}
@@ -288,6 +290,22 @@ func (a *app) openTopics(ctx context.Context) error {
 	}
 	a.registrar = ledger.NewRegistrar(a.ring, a.store, a.stageLog, a.kafkaCfg.Topics(), a.topic)
 	return a.bootstrap(ctx)
+}
+
+// partitions is how many our topics have or get. Where nobody says, topics that stand
+// keep theirs, whatever the default was when they were created.
+func (a *app) partitions(ctx context.Context) (int32, error) {
+	if a.cfg.Kafka.Partitions == 0 {
+		events := a.kafkaCfg.Topics().Events
+		have, err := a.admin.Topics(ctx, events)
+		if err != nil {
+			return 0, err
+		}
+		if t, ok := have[events]; ok {
+			return t.Partitions, nil
+		}
+	}
+	return int32(a.cfg.Partitions()), nil
 }
 
 func closeProducer(p *kafka.Producer) error {

@@ -88,7 +88,7 @@ var keys = []key{
 	{"kafka.sasl.password", text, "", true, "SASL password"},
 	{"kafka.sasl.password_file", text, "", false, "file with the SASL password, read again at each login"},
 	{"kafka.topic_prefix", text, "", false, "put before every topic's name"},
-	{"kafka.partitions", number, 0, false, "partitions of topics when they are created; 0 means 12, and 4 with the embedded broker"},
+	{"kafka.partitions", number, 0, false, "partitions of topics; 0 means what they have, and when they are created 12, or 4 with the embedded broker"},
 	{"kafka.replication", number, 0, false, "replication of topics when they are created (0: 1 embedded, else 3)"},
 	{"postgres.dsn", text, "", true, "Postgres DSN (default: embedded)"},
 	{"postgres.dsn_file", text, "", false, "file with the Postgres DSN"},

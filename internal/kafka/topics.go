@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -199,16 +200,12 @@ func (a *Admin) awaitTopics(ctx context.Context, names []string) (map[string]Top
 
 // stateConfigs sets the settings that differ or are only a broker default.
 func (a *Admin) stateConfigs(ctx context.Context, topic string, want map[string]string) error {
-	described, err := a.adm.DescribeTopicConfigs(ctx, topic)
-	if err != nil {
-		return fmt.Errorf("kafka: describe topic %s: %w", topic, translate(err))
-	}
-	rc, err := described.On(topic, nil)
-	if err == nil {
-		err = rc.Err
+	rc, err := a.describeConfigs(ctx, topic)
+	for deadline := time.Now().Add(spreadTime); errors.Is(err, ErrUnknownTopic) && time.Now().Before(deadline) && sleep(ctx, metadataMinAge); {
+		rc, err = a.describeConfigs(ctx, topic)
 	}
 	if err != nil {
-		return fmt.Errorf("kafka: describe topic %s: %w", topic, translate(err))
+		return fmt.Errorf("kafka: describe topic %s: %w", topic, err)
 	}
 	stated := make(map[string]string)
 	for _, c := range rc.Configs {
@@ -238,6 +235,18 @@ func (a *Admin) stateConfigs(ctx context.Context, topic string, want map[string]
 			slog.String("setting", c.Name), slog.String("from", stated[c.Name]), slog.String("to", *c.Value))
 	}
 	return nil
+}
+
+// spreadTime is how long a broker may not know a topic that another one has told of.
+const spreadTime = 15 * time.Second
+
+func (a *Admin) describeConfigs(ctx context.Context, topic string) (kadm.ResourceConfig, error) {
+	described, err := a.adm.DescribeTopicConfigs(ctx, topic)
+	if err != nil {
+		return kadm.ResourceConfig{}, translate(err)
+	}
+	rc, err := described.On(topic, nil)
+	return rc, translate(cmp.Or(err, rc.Err))
 }
 
 // Topics describes the named topics; one that does not exist is absent from
