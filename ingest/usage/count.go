@@ -58,6 +58,8 @@ const (
 	Created
 	// Background is 1 for a response that is made whether its client waits or not.
 	Background
+	// StatusCode is the HTTP status that a line of a batch's results states.
+	StatusCode
 
 	// NumCounts is how many counts there are.
 	NumCounts
@@ -83,6 +85,14 @@ const (
 	nameEvent  // the kind of a stream's event
 	nameDetail // the kind of a list's element
 	numNames
+)
+
+// Lines of batches have names of their own in the places of those that they lack.
+const (
+	nameOutcome  = nameEvent  // what became of the request (Anthropic)
+	nameAnswered = nameEvent  // the id of the request that was made of the line (OpenAI)
+	nameCustom   = nameDetail // the client's name of the line
+	nameObject   = nameFinish // what kind of response it is
 )
 
 // fixedName is a name without an allocation.
@@ -117,7 +127,8 @@ type doc struct {
 	detail    int64
 	clash     bool
 	badNumber bool
-	fell      bool // a later total was smaller
+	fell      bool  // a later total was smaller
+	odd       uint8 // names that were there and are none of ours, by bit
 	names     [numNames]fixedName
 }
 
@@ -134,7 +145,7 @@ func (d *doc) reset() {
 	if d.has != 0 {
 		d.v = [NumCounts]int64{}
 	}
-	d.has, d.detail, d.clash, d.badNumber = 0, 0, false, false
+	d.has, d.detail, d.clash, d.badNumber, d.odd = 0, 0, false, false, 0
 	for i := range d.names {
 		d.names[i].n = 0
 	}
@@ -187,6 +198,7 @@ func (d *doc) merge(from *doc, how merging) {
 	d.has |= from.has
 	d.clash = d.clash || from.clash
 	d.badNumber = d.badNumber || from.badNumber
+	d.odd |= from.odd
 	for i := range from.names {
 		if from.names[i].n > 0 && (i != nameID || d.names[i].n == 0) {
 			d.names[i].set(from.names[i].b[:from.names[i].n])

@@ -1,6 +1,10 @@
 package usage
 
-import "strings"
+import (
+	"net/url"
+	"strconv"
+	"strings"
+)
 
 // Call is what Detect reads from a request's line.
 type Call struct {
@@ -9,6 +13,9 @@ type Call struct {
 	Model string
 	// Repeated is set for reading a stored response again.
 	Repeated bool
+	// Batch is the batch whose results are read, or the file, which may be another
+	// kind of file; "" is neither.
+	Batch string
 }
 
 // hosts are providers whose chat form is a dialect of its own.
@@ -43,26 +50,81 @@ var cohereEndings = []string{"/chat", "/embed", "/rerank", "/generate", "/classi
 func Detect(method, host, path string) Call {
 	path, _, _ = strings.Cut(path, "?")
 	path, _, _ = strings.Cut(path, "#")
-	path = strings.TrimSuffix(path, "/")
+	path = strings.TrimSuffix(plainPath(path), "/")
 	host, _, _ = strings.Cut(strings.ToLower(host), ":")
 	c := Call{Dialect: endpoint(host, path), Model: pathModel(path)}
 	if !strings.EqualFold(method, "POST") {
-		c = reading(method, path)
+		c = reading(method, host, path)
 	} else if rest, ok := strings.CutSuffix(path, "/cancel"); ok {
-		c = reading("GET", rest) // answers with the response as it is then
+		c = reading("GET", "", rest) // answers with the response as it is then
 	}
 	return c
 }
 
-// reading is a request that makes nothing: of these only a stored response has
-// usage, which was counted when it was made.
-func reading(method, path string) Call {
-	i := strings.LastIndex(path, "/responses/")
-	if strings.EqualFold(method, "GET") && i >= 0 && !strings.Contains(path[i+len("/responses/"):], "/") {
+// plainPath undoes escapes of characters that need none (RFC 3986, 6.2.2.2): servers
+// take both spellings for one path, so no spelling is an endpoint that is not metered.
+func plainPath(path string) string {
+	if !strings.Contains(path, "%") {
+		return path
+	}
+	out := make([]byte, 0, len(path))
+	for i := 0; i < len(path); i++ {
+		if path[i] == '%' && i+2 < len(path) {
+			if c, err := strconv.ParseUint(path[i+1:i+3], 16, 8); err == nil && unreserved(byte(c)) {
+				out = append(out, byte(c))
+				i += 2
+				continue
+			}
+		}
+		out = append(out, path[i])
+	}
+	return string(out)
+}
+
+func unreserved(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-._~", c) >= 0
+}
+
+// reading is a request that makes nothing: of these only a stored response and the
+// results of a batch have usage. The response was counted when it was made, unless
+// that was in the background.
+func reading(method, host, path string) Call {
+	if !strings.EqualFold(method, "GET") {
+		return Call{}
+	}
+	if rest, ok := strings.CutSuffix(path, "/results"); ok && strings.HasSuffix(upTo(rest), "/messages/batches") {
+		return Call{Dialect: AnthropicBatch, Repeated: true, Batch: lastPart(rest)}
+	}
+	if rest, ok := strings.CutSuffix(path, "/content"); ok && ofAccount(upTo(rest)) && !ofHost(host, "anthropic.com") {
+		return Call{Dialect: OpenAIBatch, Repeated: true, Batch: lastPart(rest)}
+	}
+	if strings.HasSuffix(upTo(path), "/responses") && lastPart(path) != "" {
 		return Call{Dialect: OpenAIResponses, Repeated: true}
 	}
 	return Call{}
 }
+
+// ofAccount reports the path of an account's files, and not of those of a vector store
+// or a container.
+func ofAccount(path string) bool {
+	rest, ok := strings.CutSuffix(path, "/files")
+	parent := lastPart(rest)
+	return ok && (parent == "" || parent == "openai" || len(parent) > 1 && parent[0] == 'v' && parent[1] >= '0' && parent[1] <= '9')
+}
+
+// upTo and lastPart are a path before its last slash, and behind it without escapes, so
+// that one thing has one name.
+func upTo(path string) string { return path[:max(strings.LastIndexByte(path, '/'), 0)] }
+
+func lastPart(path string) string {
+	part := path[strings.LastIndexByte(path, '/')+1:]
+	if plain, err := url.PathUnescape(part); err == nil {
+		return plain
+	}
+	return part
+}
+
+func ofHost(host, name string) bool { return host == name || strings.HasSuffix(host, "."+name) }
 
 func endpoint(host, path string) Dialect {
 	own := None

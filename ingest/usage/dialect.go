@@ -25,6 +25,8 @@ const (
 	OpenRouter
 	// Compatible is any other server of OpenAI's chat form.
 	Compatible
+	// AnthropicBatch is a message batch's results: one message a line, summed.
+	AnthropicBatch
 
 	// NumDialects is how many there are.
 	NumDialects
@@ -33,7 +35,7 @@ const (
 var dialectNames = [NumDialects]string{
 	"none", "openai_chat", "openai_responses", "openai_embeddings", "openai_audio", "openai_images", "openai_batch",
 	"anthropic", "gemini", "bedrock_converse", "bedrock_invoke", "mistral", "cohere", "deepseek", "xai", "groq",
-	"openrouter", "compatible",
+	"openrouter", "compatible", "anthropic_batch",
 }
 
 // String is the dialect's name in reports.
@@ -159,18 +161,13 @@ var responses = table{
 // transcripts are responses whose text stands at the top.
 var transcripts = responses.reading("text")
 
-var batch = table{
-	merging: sums,
-	roots:   []string{"", "response.body."},
-	counts: map[Count][]string{
-		Prompt:     {"usage.prompt_tokens", "usage.input_tokens"},
-		Completion: {"usage.completion_tokens", "usage.output_tokens"},
-		Total:      {"usage.total_tokens"},
-		Cached:     {"usage.prompt_tokens_details.cached_tokens", "usage.input_tokens_details.cached_tokens"},
-		Thinking:   {"usage.completion_tokens_details.reasoning_tokens", "usage.output_tokens_details.reasoning_tokens"},
-	},
-	names: map[int][]string{nameModel: {"model"}},
-}
+// batch is a line of OpenAI's form, whose body is of any endpoint.
+var batch = chat.with(responses.counts).with(mistral.counts).reading("output").below("response.body.", map[Count][]string{
+	StatusCode: {"response.status_code"}, Created: {"response.body.created", "response.body.created_at"},
+}, map[int][]string{
+	nameID: {"id"}, nameCustom: {"custom_id"}, nameAnswered: {"response.request_id"}, nameObject: {"response.body.object"},
+	nameModel: {"response.body.model"}, nameError: {"error.code", "response.body.error.type", "response.body.error.code"},
+})
 
 // anthropic's last event repeats all counts, its first has those of the prompt.
 var anthropic = table{
@@ -193,6 +190,12 @@ var anthropic = table{
 	text:     []string{"content", "delta"},
 	terminal: []string{"message_stop"},
 }
+
+// messages is a line of Anthropic's form.
+var messages = anthropic.below("result.message.", nil, map[int][]string{
+	nameID: {"result.message.id"}, nameCustom: {"custom_id"}, nameOutcome: {"result.type"}, nameObject: {"result.message.type"},
+	nameModel: {"result.message.model"}, nameError: {"result.error.type", "result.error.error.type"},
+})
 
 // gemini's answer is one document, a stream of them, or a list of them.
 var gemini = table{
@@ -296,6 +299,24 @@ func (t table) reading(path string) table {
 	return t
 }
 
+// below is the table of a batch's lines, whose responses stand under prefix: its counts
+// and text there, and with them the counts and names that are given by their whole paths.
+func (t table) below(prefix string, more map[Count][]string, names map[int][]string) table {
+	out := table{shape: t.shape, merging: sums, counts: map[Count][]string{}, names: names}
+	for c, paths := range t.counts {
+		if c == Background || c == Created {
+			continue
+		}
+		for _, p := range paths {
+			out.counts[c] = append(out.counts[c], prefix+p)
+		}
+	}
+	for _, p := range t.text {
+		out.text = append(out.text, prefix+p)
+	}
+	return out.with(more)
+}
+
 // grammars are the compiled tables; read only.
 var grammars = [NumDialects]*grammar{
 	None:             compile(table{}),
@@ -316,6 +337,7 @@ var grammars = [NumDialects]*grammar{
 	Groq:             compile(groq),
 	OpenRouter:       compile(chat),
 	Compatible:       compile(chat),
+	AnthropicBatch:   compile(messages),
 }
 
 // chunkGrammar is of the outer documents of Bedrock's native streams.

@@ -354,13 +354,15 @@ func (s *scanner) endString(m *Meter, node *place) {
 	if node.base64 {
 		m.b64.close(m)
 	}
-	if node.name > 0 && !s.over && s.n > 0 {
-		ok := true
+	if node.name > 0 && (s.over || s.n > 0) {
+		ok := !s.over
 		for _, c := range s.buf[:s.n] {
 			ok = ok && nameByte(c)
 		}
 		if ok {
 			m.doc.names[node.name-1].set(s.buf[:s.n])
+		} else {
+			m.doc.odd |= 1 << (node.name - 1)
 		}
 	}
 	s.endValue(m)

@@ -192,7 +192,7 @@ func (m *Meter) names(r *Result) {
 	}
 	r.ID = m.seen.names[nameID].String()
 	r.Tier = m.seen.names[nameTier].String()
-	if m.x.Dialect == OpenAIBatch {
+	if m.x.Dialect == OpenAIBatch || m.x.Dialect == AnthropicBatch {
 		r.Tier = "batch"
 	}
 	r.Finish = m.seen.names[nameFinish].String()
