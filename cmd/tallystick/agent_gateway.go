@@ -83,6 +83,15 @@ func (a *app) startAgents(ctx context.Context, tlsConfig *tls.Config) (err error
 	return err
 }
 
+// openGPURelay makes the way of samples that collectors send by OTLP. It takes them
+// whether agents are served here or not.
+func (a *app) openGPURelay() (err error) {
+	a.gpuRelay, err = agent.NewRelay(a.edgeSink(), agent.Options{
+		Topic: a.kafkaCfg.Topics().Telemetry, Partitions: a.telemetryPartitions, GatewayID: a.edgeID(), TenantRate: a.cfg.Agents.TenantRate,
+	})
+	return err
+}
+
 // gatewayResource is the gateway in the audit log.
 const gatewayResource = "tallystick.v1.AgentGateway"
 

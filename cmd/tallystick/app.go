@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tallystick/tallystick/ingest"
+	"github.com/tallystick/tallystick/ingest/agent"
 	"github.com/tallystick/tallystick/internal/clickhouse"
 	"github.com/tallystick/tallystick/internal/config"
 	"github.com/tallystick/tallystick/internal/kafka"
@@ -61,6 +62,7 @@ type app struct {
 	httpAddr, grpcAddr            string
 	otlp                          otlpAddrs
 	agents                        agents
+	gpuRelay                      *agent.Relay
 	telemetryPartitions           int32
 	rates                         rates
 

@@ -29,7 +29,7 @@ type otlpAddrs struct{ grpc, http string }
 // mountDoors serves the front doors beside our own API, on its address.
 func (a *app) mountDoors(server *api.Server) {
 	for _, path := range otlp.Paths() {
-		server.Mount("POST "+path, authn.TellPeer(otlp.Handler(a.edge)))
+		server.Mount("POST "+path, authn.TellPeer(otlp.Handler(a.edge, a.gpuRelay)))
 	}
 	server.Mount("POST "+callback.CloudEventsPath, authn.TellPeer(callback.CloudEvents(a.edge)))
 	server.Mount("POST "+callback.LiteLLMPath, authn.TellPeer(callback.LiteLLM(a.edge)))
@@ -49,7 +49,7 @@ func (a *app) startOTLP(ctx context.Context, tlsConfig *tls.Config) (err error) 
 		opts = append(opts, grpc.Creds(credentials.NewTLS(tlsConfig)))
 	}
 	grpcServer := grpc.NewServer(opts...)
-	otlp.Register(grpcServer, a.edge)
+	otlp.Register(grpcServer, a.edge, a.gpuRelay)
 	a.otlp.grpc, err = a.listenOTLP(ctx, "otlp.grpc", a.cfg.OTLP.GRPCListen, config.DefaultOTLPGRPCListen, tlsConfig != nil, func(ctx context.Context, l net.Listener) error {
 		return serveGRPC(ctx, grpcServer, l)
 	})
@@ -57,7 +57,7 @@ func (a *app) startOTLP(ctx context.Context, tlsConfig *tls.Config) (err error) 
 		return err
 	}
 	httpServer := &http.Server{
-		Handler: authn.TellPeer(otlp.Handler(a.edge)), ReadHeaderTimeout: otlpHeaderTimeout, IdleTimeout: otlpIdleTimeout,
+		Handler: authn.TellPeer(otlp.Handler(a.edge, a.gpuRelay)), ReadHeaderTimeout: otlpHeaderTimeout, IdleTimeout: otlpIdleTimeout,
 		MaxHeaderBytes: otlpMaxHeaderBytes, TLSConfig: tlsConfig,
 	}
 	a.otlp.http, err = a.listenOTLP(ctx, "otlp.http", a.cfg.OTLP.HTTPListen, config.DefaultOTLPHTTPListen, tlsConfig != nil, func(ctx context.Context, l net.Listener) error {

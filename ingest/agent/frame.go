@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
+	"github.com/tallystick/tallystick/internal/tenant"
 )
 
 // Field numbers of the messages that are walked by hand: a test compares them
@@ -124,8 +125,12 @@ func (f *frame) samples() int { return len(f.good) + f.refused }
 // appendBatch appends the GpuSampleBatch of a frame's good samples: who sent it
 // is who proved it.
 func (f *frame) appendBatch(b []byte, who admitted, gateway string, now time.Time) []byte {
-	b = appendText(b, batchTenant, string(who.Tenant))
-	b = appendText(b, batchAgent, who.Agent)
+	return f.appendBatchOf(b, who.Tenant, who.Agent, gateway, now)
+}
+
+func (f *frame) appendBatchOf(b []byte, id tenant.ID, agent, gateway string, now time.Time) []byte {
+	b = appendText(b, batchTenant, string(id))
+	b = appendText(b, batchAgent, agent)
 	b = appendVarint(b, batchEpoch, uint64(f.epoch))
 	b = appendVarint(b, batchSeq, uint64(f.seq))
 	b = protowire.AppendTag(b, batchReceived, protowire.BytesType)

@@ -8,7 +8,11 @@
 // stand there. A span is one event, whose id is made of its trace and span ids, so
 // that what is sent twice counts once. Of spans that repeat each other the innermost
 // counts. Records of coding tools are estimates, and of one tool only one signal
-// counts. Metrics count only for a source that says it has nothing else.
+// counts. Token metrics count only for a source that says it has nothing else.
+//
+// Metrics of GPUs are no events: what a collector scraped of a DCGM exporter, or
+// collected by OpenTelemetry's conventions for hardware, becomes samples of
+// telemetry like those of an agent (gpu.go; the names are in gpualiases.go).
 //
 // It never bills what it cannot tell to be a call, and never fails a batch because
 // of one part of it: what is refused is the partial success of the answer.
@@ -36,8 +40,11 @@ type batch struct {
 	header attribution.Attribution // of the exporter's own headers
 	events []event.Event
 
-	rejected int
-	message  string
+	looks looks
+
+	rejected   int
+	message    string
+	gpuRefused map[string]int // points of GPUs by the counters' rule
 }
 
 // reject counts parts that are refused, and keeps the first reason.

@@ -23,12 +23,15 @@ const billByMetrics = "metrics"
 // source says that it has nothing better. Spans and records of the same calls cannot
 // be told apart from them, so without that word a metric never counts. Of a
 // cumulative one nobody knows here how much of it was counted before: it is refused.
+// Points about GPUs become samples: see gpuPoints.
 func (b *batch) points(data []*metricspb.ResourceMetrics) {
 	for _, rm := range data {
 		for _, sm := range rm.GetScopeMetrics() {
 			for _, m := range sm.GetMetrics() {
 				if tm, ok := tokenMetrics[m.GetName()]; ok {
 					b.metric(m, tm, rm.GetResource())
+				} else if isGPUMetric(m.GetName()) {
+					b.gpuPoints(m, rm.GetResource())
 				}
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/tallystick/tallystick/ingest"
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/tenant"
 )
 
 // Edge is where calls go. *ingest.Edge is one.
@@ -22,6 +23,8 @@ type Edge interface {
 	Receive(w http.ResponseWriter, r *http.Request, form ingest.Form, use func(ingest.Received) error) error
 	ReceiveGRPC(ctx context.Context, decode func(any) error, use func(ingest.Received) error) error
 	Submit(ctx context.Context, who authn.Principal, events []event.Event) (ingest.Outcome, error)
+	TelemetryTenant(rcv ingest.Received) (tenant.ID, error)
+	RefuseTelemetry(rcv ingest.Received, producer, rule string, n int)
 }
 
 const (
@@ -29,19 +32,20 @@ const (
 	typeProto = "application/x-protobuf"
 )
 
-// Handler serves the paths of Paths by OTLP/HTTP. It answers 200 with a partial
+// Handler serves the paths of Paths by OTLP/HTTP; gpus takes what is measured of
+// GPUs. It answers 200 with a partial
 // success when parts were refused, and 503 with Retry-After when a call could not be
 // made durable: sent again, what is durable counts once.
-func Handler(edge Edge) http.Handler {
+func Handler(edge Edge, gpus Relay) http.Handler {
 	mux := http.NewServeMux()
 	for i := range signals {
 		s := &signals[i]
-		mux.HandleFunc(s.path, func(w http.ResponseWriter, r *http.Request) { s.serveHTTP(edge, w, r) })
+		mux.HandleFunc(s.path, func(w http.ResponseWriter, r *http.Request) { s.serveHTTP(edge, gpus, w, r) })
 	}
 	return mux
 }
 
-func (s *signal) serveHTTP(edge Edge, w http.ResponseWriter, r *http.Request) {
+func (s *signal) serveHTTP(edge Edge, gpus Relay, w http.ResponseWriter, r *http.Request) {
 	form := ingest.Form{
 		Accepts: func(media string) bool { return media == typeJSON || media == typeProto },
 		Use:     typeProto + " or " + typeJSON, MaxBytes: ingest.MaxDoorBytes,
@@ -50,7 +54,7 @@ func (s *signal) serveHTTP(edge Edge, w http.ResponseWriter, r *http.Request) {
 	var answer proto.Message
 	err := edge.Receive(w, r, form, func(rcv ingest.Received) (err error) {
 		json = rcv.Media == typeJSON
-		answer, err = s.export(r.Context(), edge, rcv, json)
+		answer, err = s.export(r.Context(), edge, gpus, rcv, json)
 		return err
 	})
 	if err != nil {
@@ -61,7 +65,7 @@ func (s *signal) serveHTTP(edge Edge, w http.ResponseWriter, r *http.Request) {
 }
 
 // export sends what is in a request and makes its answer.
-func (s *signal) export(ctx context.Context, edge Edge, rcv ingest.Received, json bool) (proto.Message, error) {
+func (s *signal) export(ctx context.Context, edge Edge, gpus Relay, rcv ingest.Received, json bool) (proto.Message, error) {
 	b, err := s.decode(rcv.Body, json, rcv.Tenant, rcv.Header)
 	if err != nil {
 		return nil, err
@@ -72,6 +76,9 @@ func (s *signal) export(ctx context.Context, edge Edge, rcv ingest.Received, jso
 			return nil, err
 		}
 		b.settle(out)
+	}
+	if err := b.relay(ctx, edge, gpus, rcv); err != nil {
+		return nil, err
 	}
 	return s.answer(int64(b.rejected), b.message), nil
 }
@@ -104,7 +111,7 @@ func write(w http.ResponseWriter, code int, m proto.Message, json bool) {
 
 // Register serves OTLP/gRPC. The server must have been made with
 // ingest.DoorServerOptions.
-func Register(server grpc.ServiceRegistrar, edge Edge) {
+func Register(server grpc.ServiceRegistrar, edge Edge, gpus Relay) {
 	for i := range signals {
 		s := &signals[i]
 		server.RegisterService(&grpc.ServiceDesc{
@@ -113,7 +120,7 @@ func Register(server grpc.ServiceRegistrar, edge Edge) {
 			Methods: []grpc.MethodDesc{{
 				MethodName: "Export",
 				Handler: func(_ any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-					handle := func(ctx context.Context, _ any) (any, error) { return s.serveGRPC(ctx, edge, decode) }
+					handle := func(ctx context.Context, _ any) (any, error) { return s.serveGRPC(ctx, edge, gpus, decode) }
 					if interceptor == nil {
 						return handle(ctx, nil)
 					}
@@ -124,9 +131,9 @@ func Register(server grpc.ServiceRegistrar, edge Edge) {
 	}
 }
 
-func (s *signal) serveGRPC(ctx context.Context, edge Edge, decode func(any) error) (answer proto.Message, err error) {
+func (s *signal) serveGRPC(ctx context.Context, edge Edge, gpus Relay, decode func(any) error) (answer proto.Message, err error) {
 	err = edge.ReceiveGRPC(ctx, decode, func(rcv ingest.Received) (err error) {
-		answer, err = s.export(ctx, edge, rcv, false)
+		answer, err = s.export(ctx, edge, gpus, rcv, false)
 		return err
 	})
 	if err == nil {

@@ -13,6 +13,7 @@ import (
 // sample. FB metrics are in MiB, PROF metrics ratios.
 var dcgmFields = map[string]field{
 	"DCGM_FI_DEV_GPU_UTIL":                 gpuUtilization,
+	engineActive:                           utilizationRatio,
 	"DCGM_FI_DEV_MEM_COPY_UTIL":            memoryUtilization,
 	"DCGM_FI_DEV_ENC_UTIL":                 encoder,
 	"DCGM_FI_DEV_DEC_UTIL":                 decoder,
@@ -31,6 +32,7 @@ var dcgmFields = map[string]field{
 	"DCGM_FI_DEV_CLOCK_THROTTLE_REASONS":   clockReasons,
 	"DCGM_FI_DEV_CLOCKS_EVENT_REASONS":     clockReasons,
 	"DCGM_FI_DEV_XID_ERRORS":               xid,
+	"DCGM_FI_DEV_MIG_MODE":                 migEnabled,
 	"DCGM_FI_DEV_ECC_DBE_VOL_TOTAL":        eccUncorrected,
 	"DCGM_FI_PROF_SM_ACTIVE":               smActive,
 	"DCGM_FI_PROF_SM_OCCUPANCY":            smOccupancy,
@@ -68,64 +70,37 @@ func ParseDCGM(text []byte) (*Snapshot, error) {
 
 // addMetric puts one metric where it belongs.
 func (s *Snapshot) addMetric(name string, labels map[string]string, value string) error {
-	uuid, mig := present(labels["UUID"]), ""
-	if id := present(labels["GPU_I_ID"]); id != "" {
-		// The exporter gives the instance's number and not its uuid.
-		mig = clip("MIG-" + uuid + "/" + id)
-	}
-	var m *pb.GpuSample
-	if i := slices.IndexFunc(s.Samples, func(m *pb.GpuSample) bool { return m.GpuUuid == uuid && m.MigUuid == mig }); i >= 0 {
+	l := labelsOf(labels)
+	m := l.Sample()
+	if i := slices.IndexFunc(s.Samples, func(have *pb.GpuSample) bool { return Key(have) == Key(m) }); i >= 0 {
 		m = s.Samples[i]
 	} else {
 		if len(s.Samples) >= maxDevices*8 {
 			return fmt.Errorf("%w: more than %d devices", ErrFormat, maxDevices*8)
 		}
-		m = &pb.GpuSample{
-			GpuUuid: uuid, MigUuid: mig, MigProfile: word(labels["GPU_I_PROFILE"]),
-			Model: present(labels["modelName"]), Vendor: VendorNVIDIA, Source: SourceDCGM,
-		}
-		index.set(m, labels["gpu"], "")
-		gpuInstance.set(m, labels["GPU_I_ID"], "")
-		if mig != "" {
-			m.MigEnabled = new(true)
-		}
-		s.Add(m, present(labels["pci_bus_id"]))
+		s.Add(m, present(l.Bus))
 	}
 	if driver := present(labels["DCGM_FI_DRIVER_VERSION"]); driver != "" {
 		s.Driver = driver
 	}
-	if f, ok := dcgmFields[name]; ok {
-		f.set(m, value, "")
-	}
-	addPod(m, labels)
+	Measure(m, name, value)
+	l.AddWorkload(m)
 	return nil
 }
 
-// addPod adds the pod that the kubelet says has the device.
-func addPod(m *pb.GpuSample, labels map[string]string) {
-	label := func(names ...string) string {
-		for _, n := range names {
-			if v := present(labels[n]); v != "" {
-				return v
-			}
-		}
-		return ""
+// labelsOf are those of the exporter.
+func labelsOf(labels map[string]string) Labels {
+	l := Labels{
+		UUID: labels["UUID"], Instance: labels["GPU_I_ID"], Profile: labels["GPU_I_PROFILE"], Index: labels["gpu"],
+		Model: labels["modelName"], Bus: labels["pci_bus_id"], Job: labels["hpc_job"],
 	}
-	w := &pb.GpuWorkload{
-		Namespace: label("namespace", "exported_namespace"), Pod: label("pod", "exported_pod"),
-		Container: label("container", "exported_container"), Job: label("hpc_job"), Allocated: new(true),
+	// Who scrapes with labels of its own renames those of the exporter.
+	if present(labels["exported_pod"]) != "" {
+		l.Namespace, l.Pod, l.Container = labels["exported_namespace"], labels["exported_pod"], labels["exported_container"]
+	} else {
+		l.Namespace, l.Pod, l.Container = labels["namespace"], labels["pod"], labels["container"]
 	}
-	if w.Pod == "" && w.Job == "" {
-		return
-	}
-	for _, have := range m.Workloads {
-		if have.Namespace == w.Namespace && have.Pod == w.Pod && have.Container == w.Container && have.Job == w.Job {
-			return
-		}
-	}
-	if len(m.Workloads) < maxWorkloads {
-		m.Workloads = append(m.Workloads, w)
-	}
+	return l
 }
 
 // shareTime gives each of several pods on a device its share.

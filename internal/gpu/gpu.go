@@ -31,6 +31,7 @@ const (
 	SourceSMI      = "nvidia_smi"
 	SourceDCGM     = "dcgm_exporter"
 	SourceROCm     = "rocm_smi"
+	SourceOTLP     = "otlp" // a collector's metrics: see ingest/otlp
 	SourceReplay   = "replay"
 	VendorNVIDIA   = "nvidia"
 	VendorAMD      = "amd"
@@ -92,8 +93,7 @@ func Finish(s *Snapshot, host string, at time.Time, maxGap time.Duration, previo
 		host = s.Host
 	}
 	for i, sample := range s.Samples {
-		identify(sample, host, s.bus(i))
-		sample.Host = clip(host)
+		Identify(sample, host, s.bus(i))
 		key := Key(sample)
 		start := at
 		if p, ok := previous[key]; ok && at.After(p) && at.Sub(p) <= maxGap {
@@ -107,9 +107,11 @@ func Finish(s *Snapshot, host string, at time.Time, maxGap time.Duration, previo
 // Key identifies the device or MIG instance of a sample.
 func Key(s *pb.GpuSample) string { return s.GpuUuid + "/" + s.MigUuid }
 
-// identify replaces an identity that is none: drivers and captures mask uuids
-// as zeros, and some cards have none. The PCI address is unique on the host.
-func identify(s *pb.GpuSample, host, bus string) {
+// Identify sets the host, and replaces an identity that is none: drivers and
+// captures mask uuids as zeros, and some cards have none. The PCI address is unique
+// on the host.
+func Identify(s *pb.GpuSample, host, bus string) {
+	s.Host = clip(host)
 	if !masked(s.GpuUuid) {
 		return
 	}

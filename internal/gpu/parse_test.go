@@ -57,7 +57,7 @@ func TestDCGM(t *testing.T) {
 var notMeasured = map[string]bool{
 	"DCGM_FI_DEV_PCIE_REPLAY_COUNTER": true, "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL": true, "DCGM_FI_DEV_VGPU_LICENSE_STATUS": true,
 	"DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS": true, "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS": true, "DCGM_FI_DEV_ROW_REMAP_FAILURE": true,
-	"DCGM_FI_DRIVER_VERSION": true, "DCGM_FI_PROF_GR_ENGINE_ACTIVE": true,
+	"DCGM_FI_DRIVER_VERSION": true,
 	// Rates, where the sample wants counters.
 	"DCGM_FI_PROF_PCIE_TX_BYTES": true, "DCGM_FI_PROF_PCIE_RX_BYTES": true,
 }

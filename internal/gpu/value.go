@@ -23,9 +23,10 @@ const (
 	octets               // a whole number of bytes, or with a unit
 	mebibyte             // bytes without a unit are MiB
 	count                // any whole number
+	joules               // kept as thousandths
 	mask                 // a whole number, decimal or 0x…
 	pstate               // P0 to P15
-	enabled              // Enabled or Disabled
+	enabled              // Enabled or Disabled, 1 or 0
 )
 
 // field is one figure of a sample. at gives its place: **float64, **uint64,
@@ -75,8 +76,9 @@ func (f field) set(s *pb.GpuSample, text, unit string) { f.kind.set(f.at(s), tex
 func (k kind) set(dst any, text, unit string) {
 	text = strings.TrimSpace(text)
 	if k == enabled {
-		if dst, ok := dst.(**bool); ok && (text == "Enabled" || text == "Disabled") {
-			*dst = new(text == "Enabled")
+		yes := text == "Enabled" || text == "1"
+		if dst, ok := dst.(**bool); ok && (yes || text == "Disabled" || text == "0") {
+			*dst = new(yes)
 		}
 		return
 	}
@@ -136,6 +138,10 @@ func (k kind) whole(text, unit string) (uint64, bool) {
 		return wholeNumber(text)
 	case count:
 		return wholeNumber(text)
+	case joules:
+		v, err := strconv.ParseFloat(text, 64)
+		milli := math.Round(v * 1000)
+		return uint64(milli), err == nil && !blankFloat(v) && milli >= 0 && milli < 1<<63
 	case octets, mebibyte:
 		number, own := splitUnit(text)
 		if own != "" {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/bits"
 	"slices"
+	"strings"
 
 	"github.com/tallystick/tallystick/ingest/event"
 )
@@ -70,8 +71,7 @@ func (w *window) allocate(length, maxGap int64) map[item]int64 {
 	parts := make(map[item]int64)
 	at := make([]int, len(tracks))
 	for e := 1; e < len(edges); e++ {
-		var whole *observation
-		var instances []*observation
+		var ours, theirs seen // of agents, and of collectors
 		for i := range tracks {
 			for at[i] < len(tracks[i]) && tracks[i][at[i]].to <= edges[e-1] {
 				at[i]++
@@ -79,16 +79,35 @@ func (w *window) allocate(length, maxGap int64) map[item]int64 {
 			if at[i] == len(tracks[i]) || tracks[i][at[i]].from >= edges[e] {
 				continue
 			}
-			if o := tracks[i][at[i]].o; names[i] == "" {
-				whole = o
+			if part, found := strings.CutPrefix(names[i], relayed); found {
+				theirs.add(part, tracks[i][at[i]].o)
 			} else {
-				instances = append(instances, o)
+				ours.add(part, tracks[i][at[i]].o)
 			}
 		}
-		split(parts, whole, instances, edges[e]-edges[e-1])
+		if ours.none() {
+			ours = theirs
+		}
+		split(parts, ours.whole, ours.instances, edges[e]-edges[e-1])
 	}
 	return parts
 }
+
+// seen are the observations that speak for a stretch of time.
+type seen struct {
+	whole     *observation
+	instances []*observation
+}
+
+func (s *seen) add(part string, o *observation) {
+	if part == "" {
+		s.whole = o
+	} else {
+		s.instances = append(s.instances, o)
+	}
+}
+
+func (s *seen) none() bool { return s.whole == nil && len(s.instances) == 0 }
 
 // split accounts for a stretch of time that these observations speak for.
 func split(parts map[item]int64, whole *observation, instances []*observation, micros int64) {
@@ -275,4 +294,51 @@ func addAll(a, b int64) int64 {
 		return Unknown
 	}
 	return min(a+b, million)
+}
+
+// union puts together what two pieces of one look say, in whatever order they come
+// and how often: what only one of them knows counts, and of two words the lesser.
+func union(a, b *facts) *Sample {
+	s := &Sample{Profile: either(a.profile, b.profile, unnamed), MIGEnabled: a.migEnabled || b.migEnabled}
+	ta, tb := a.device.texts(), b.device.texts()
+	for i := range ta {
+		ta[i] = either(ta[i], tb[i], "")
+	}
+	s.Device = deviceOf(ta)
+	shares := map[Owner]int64{}
+	for _, f := range []*facts{a, b} {
+		for i, o := range f.owners {
+			if share, known := shares[o]; known {
+				shares[o] = lesser(share, f.shares[i])
+			} else {
+				shares[o] = f.shares[i]
+			}
+		}
+	}
+	for _, o := range slices.SortedFunc(maps.Keys(shares), Owner.compare) {
+		s.Claims = append(s.Claims, Claim{Owner: o, Share: shares[o], Used: Unknown})
+	}
+	return s
+}
+
+// either is the lesser of two words, one that says nothing last.
+func either(a, b, nothing string) string {
+	for _, empty := range []string{"", nothing} {
+		switch {
+		case a == empty:
+			return b
+		case b == empty:
+			return a
+		}
+	}
+	return min(a, b)
+}
+
+// lesser is the lesser of what is known. Of how much of a device ran, what was
+// measured more finely is less.
+func lesser(a, b int64) int64 {
+	if a == Unknown || b == Unknown {
+		return max(a, b)
+	}
+	return min(a, b)
 }

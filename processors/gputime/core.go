@@ -184,7 +184,7 @@ func (c *Core) put(tenant string, s *Sample) (worst outcome) {
 			w = newWindow(p)
 			c.windows[p] = w
 		}
-		got := w.add(s, f)
+		got := c.add(w, s, f)
 		if got == added || got == replaced {
 			w.changed = true
 			if w.dirtySince == 0 {
@@ -197,6 +197,25 @@ func (c *Core) put(tenant string, s *Sample) (worst outcome) {
 		}
 	}
 	return worst
+}
+
+// add takes a sample into a window. What a collector tells in pieces is put together.
+func (c *Core) add(w *window, s *Sample, f *facts) outcome {
+	have := w.same(s)
+	if !s.Relayed || have == nil {
+		return w.add(s, f)
+	}
+	both := have.facts
+	if f != both {
+		// What appendFacts writes is what factsOf reads.
+		both, _ = c.intern(string(appendFacts(nil, union(have.facts, f))))
+	}
+	used := lesser(have.used, s.Used)
+	if both == have.facts && used == have.used {
+		return duplicate
+	}
+	have.facts, have.used = both, used
+	return replaced
 }
 
 // intern keeps equal facts once: a device says the same for hours.

@@ -143,6 +143,7 @@ func drawBatches(t *rapid.T) []Batch {
 	var samples []Sample
 	for g := range 1 + rng.IntN(3) {
 		mig, clock := rng.IntN(3) == 0, base+rng.Int64N(30)*second
+		collectors := rng.IntN(3) // how many tell of the device beside the agent
 		for range 5 + rng.IntN(40) {
 			step := (1 + rng.Int64N(9)) * second
 			if rng.IntN(8) == 0 {
@@ -181,6 +182,9 @@ func drawBatches(t *rapid.T) []Batch {
 					samples = append(samples, m)
 				}
 			}
+			for range collectors {
+				samples = append(samples, drawRelayed(rng, s)...)
+			}
 		}
 	}
 	slices.SortFunc(samples, func(a, b Sample) int { return int(a.End/second - b.End/second) })
@@ -198,6 +202,28 @@ func drawBatches(t *rapid.T) []Batch {
 	return batches
 }
 
+// drawRelayed is a collector's look at the device of a sample, in pieces.
+func drawRelayed(rng *rand.Rand, s Sample) (pieces []Sample) {
+	s.Relayed, s.End = true, s.End+rng.Int64N(3)*second
+	s.Start = s.End
+	for range 1 + rng.IntN(2) {
+		m := s
+		m.Used = max(Unknown, rng.Int64N(million+2)-1)
+		m.Claims = nil
+		for i := range rng.IntN(3) {
+			m.Claims = append(m.Claims, Claim{Owner: owner(fmt.Sprint("t", i), ""), Share: Unknown, Used: Unknown})
+		}
+		if m.Device.Host = "h"; rng.IntN(2) == 0 {
+			m.Device = Device{Host: "h2"}
+		}
+		if s.MIGEnabled && rng.IntN(2) == 0 {
+			m.MIG, m.Profile, m.MIGEnabled = "MIG-GPU/1", []string{"1g.10gb", unnamed}[rng.IntN(2)], true
+		}
+		pieces = append(pieces, m)
+	}
+	return pieces
+}
+
 // observed is in how many seconds any sample of a device says something, computed
 // second by second. All times of drawBatches are whole seconds.
 func observed(batches []Batch, maxGap int64) int64 {
@@ -205,7 +231,7 @@ func observed(batches []Batch, maxGap int64) int64 {
 	ends := map[key][]int64{}
 	for i := range batches {
 		for _, s := range batches[i].Samples {
-			ends[key{s.GPU, s.MIG}] = append(ends[key{s.GPU, s.MIG}], s.End)
+			ends[key{s.GPU, s.part()}] = append(ends[key{s.GPU, s.part()}], s.End)
 		}
 	}
 	// Which of two samples of one end counts is the code's choice: take it over.
@@ -213,10 +239,10 @@ func observed(batches []Batch, maxGap int64) int64 {
 	for i := range batches {
 		for j := range batches[i].Samples {
 			s := &batches[i].Samples[j]
-			k := key{s.GPU, s.MIG}
+			k := key{s.GPU, s.part()}
 			w := newWindow(place{})
 			w.add(s, factsFrom(s))
-			o := &w.parts[s.MIG][0]
+			o := &w.parts[s.part()][0]
 			if chosen[k] == nil {
 				chosen[k] = map[int64]*observation{}
 			}

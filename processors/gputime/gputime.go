@@ -18,6 +18,9 @@
 //     runner writes a record without samples, so that time goes on there too.
 //   - In which order samples came, and how often, changes no sum: it only decides
 //     how many revisions there are.
+//   - A device's time is accounted once, whoever measures it: the device is its
+//     uuid. Where two speak for the same time, an agent goes before a collector
+//     (OTLP), and of two of a kind the one whose sample ends first.
 //   - An event is in Postgres, in the transaction that moves the offset in
 //     `telemetry`, before it is sent. Whoever dies in between sends it again, with
 //     the same bytes.
@@ -106,6 +109,10 @@ type Sample struct {
 	Start, End int64
 	Device     Device
 	MIGEnabled bool // of the whole device: only its instances say who has it
+	// Relayed: a collector told it, and no agent. It accounts for the time that no
+	// agent's sample of the device speaks for, and what comes of the same time and part
+	// of the device is put together: a collector may send one look in pieces.
+	Relayed bool
 	// Used is the share of the interval in which kernels ran, 0 to a million parts, or
 	// Unknown.
 	Used int64

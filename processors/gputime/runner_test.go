@@ -16,6 +16,7 @@ import (
 
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 	"github.com/tallystick/tallystick/ingest/event"
+	"github.com/tallystick/tallystick/internal/gpu"
 	"github.com/tallystick/tallystick/internal/kafka"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/tenant"
@@ -38,6 +39,9 @@ func sampleMessage(s *Sample) *pb.GpuSample {
 	m := &pb.GpuSample{
 		GpuUuid: s.GPU, MigUuid: s.MIG, MigProfile: s.Profile, StartUs: s.Start, EndUs: s.End, Host: d.Host, Model: d.Model,
 		Cloud: d.Cloud, Region: d.Region, InstanceType: d.Instance, PurchaseOption: d.Purchase, MigEnabled: &s.MIGEnabled,
+	}
+	if s.Relayed {
+		m.Source = gpu.SourceOTLP
 	}
 	percent := func(v int64) *float64 {
 		if v == Unknown {

@@ -6,6 +6,7 @@ import (
 
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 	"github.com/tallystick/tallystick/ingest/event"
+	"github.com/tallystick/tallystick/internal/gpu"
 )
 
 // errSample says that a sample is none that time can be accounted by.
@@ -20,7 +21,7 @@ func sampleOf(m *pb.GpuSample) (Sample, error) {
 			Host: m.GetHost(), Model: m.GetModel(), Cloud: m.GetCloud(), Region: m.GetRegion(),
 			Instance: m.GetInstanceType(),
 		},
-		MIGEnabled: m.GetMigEnabled(), Used: Unknown,
+		MIGEnabled: m.GetMigEnabled(), Used: Unknown, Relayed: m.GetSource() == gpu.SourceOTLP,
 	}
 	purchase, ok := event.Purchase(m.GetPurchaseOption())
 	s.Device.Purchase = purchase
@@ -46,6 +47,12 @@ func sampleOf(m *pb.GpuSample) (Sample, error) {
 		return s, errSample
 	}
 	s.Claims = claims
+	if s.Relayed { // a collector knows neither since when nor which process
+		s.Start = s.End
+		for i := range s.Claims {
+			s.Claims[i].Used = Unknown
+		}
+	}
 	return s, nil
 }
 

@@ -28,6 +28,18 @@ type observation struct {
 	facts      *facts
 }
 
+// relayed begins the names of parts that a collector told of and no agent: no text
+// of a sample has it. They are apart because an agent's samples go before them.
+const relayed = "\x00"
+
+// part names the part of a device that a sample is of.
+func (s *Sample) part() string {
+	if s.Relayed {
+		return relayed + s.MIG
+	}
+	return s.MIG
+}
+
 // window is what is known of one window of one device: the observations that
 // touch it, by part ("" is the whole device), and what was emitted of it.
 type window struct {
@@ -77,8 +89,8 @@ func (w *window) add(s *Sample, f *facts) outcome {
 			}
 		}
 	}
-	list := w.parts[s.MIG]
-	at, found := slices.BinarySearchFunc(list, s.End, func(o observation, end int64) int { return int(min(1, max(-1, o.end-end))) })
+	list := w.parts[s.part()]
+	at, found := at(list, s.End)
 	if found {
 		if bytes.Compare(o.encode(nil), list[at].encode(nil)) >= 0 {
 			return duplicate
@@ -89,9 +101,23 @@ func (w *window) add(s *Sample, f *facts) outcome {
 	if w.counted >= maxObservations {
 		return full
 	}
-	w.parts[s.MIG] = slices.Insert(list, at, o)
+	w.parts[s.part()] = slices.Insert(list, at, o)
 	w.counted++
 	return added
+}
+
+// at is the place of the observation with the end, or where it would be.
+func at(list []observation, end int64) (int, bool) {
+	return slices.BinarySearchFunc(list, end, func(o observation, end int64) int { return int(min(1, max(-1, o.end-end))) })
+}
+
+// same is the observation with the sample's part and end, nil when there is none.
+func (w *window) same(s *Sample) *observation {
+	list := w.parts[s.part()]
+	if i, found := at(list, s.End); found {
+		return &list[i]
+	}
+	return nil
 }
 
 // digest names the observations that the window's events are computed from.
@@ -107,7 +133,12 @@ func (w *window) digest() string {
 }
 
 // The stored form of a window. A change is a new version beside the old decoder.
-const stateVersion = 1
+// Version 2 has the layout of version 1, and parts that a collector told of; who
+// knows only version 1 would take them for instances, and so must not read it.
+const (
+	stateVersion        = 1
+	stateVersionRelayed = 2
+)
 
 func appendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
@@ -161,6 +192,9 @@ func (w *window) encode() []byte {
 	numbers := map[*facts]uint64{}
 	var list []byte
 	parts := slices.Sorted(maps.Keys(w.parts))
+	if len(parts) > 0 && strings.HasPrefix(parts[0], relayed) {
+		b[0] = stateVersionRelayed
+	}
 	body := make([]byte, 0, 64+12*w.counted)
 	body = binary.AppendUvarint(body, uint64(len(parts)))
 	for _, part := range parts {
@@ -267,7 +301,7 @@ func factsOf(text string) (*facts, error) {
 // text. The error is ErrState.
 func (w *window) decode(b []byte, intern func(string) (*facts, error)) (err error) {
 	r := reader{b: b}
-	if len(b) == 0 || b[0] != stateVersion {
+	if len(b) == 0 || b[0] != stateVersion && b[0] != stateVersionRelayed {
 		return ErrState
 	}
 	r.b = b[1:]

@@ -48,7 +48,7 @@ type GpuSample struct {
 	Model string `protobuf:"bytes,9,opt,name=model,proto3" json:"model,omitempty"`
 	// nvidia or amd.
 	Vendor string `protobuf:"bytes,10,opt,name=vendor,proto3" json:"vendor,omitempty"`
-	// Where it was read: nvml, nvidia_smi, dcgm_exporter, rocm_smi or replay.
+	// Where it was read: nvml, nvidia_smi, dcgm_exporter, rocm_smi, replay or otlp.
 	Source string `protobuf:"bytes,11,opt,name=source,proto3" json:"source,omitempty"`
 	// The interval that the sample stands for, in microseconds since 1970 UTC.
 	// end_us is required and not below start_us.
