@@ -30,6 +30,9 @@ func insertSettings(token string) ch.Settings {
 		"deduplicate_blocks_in_dependent_materialized_views": 1,
 		// One part per block, whatever the profile of the server's user says.
 		"max_insert_block_size": MaxBlockRows + 48_576,
+		// What is inserted into a summing table is summed by the plan or the view
+		// already; merges do the rest.
+		"optimize_on_insert": 0,
 	}
 	if token != "" {
 		settings["insert_deduplication_token"] = token

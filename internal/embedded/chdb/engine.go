@@ -35,6 +35,7 @@ type Engine struct {
 
 	reads  lane // one slot per running query
 	writes lane // the one slot of inserts and changes
+	yields bool // merges yield to what somebody waits for; the holder of writes alone uses it
 	greets lane // for what a client asks when it connects
 
 	mu     sync.Mutex // protects the fields below

@@ -97,6 +97,9 @@ func (s *server) insert(w http.ResponseWriter, r *http.Request, q *request) erro
 		l.spoiled = true
 		return err
 	}
+	if !s.engine.yields { // the engine starts these threads soon after its first part
+		s.engine.yields = yieldMerges()
+	}
 	w.Header().Set(summaryHeader, summary(out))
 	w.Header().Set("Content-Length", "0")
 	w.WriteHeader(http.StatusOK)
