@@ -51,8 +51,10 @@ func TestSubjectsAreToldOncePerDay(t *testing.T) {
 func TestSubjectsForgetTheOldest(t *testing.T) {
 	var s subjects
 	acme := &tenantState{id: "acme", number: 1}
+	b := &builder{arena: arena.New(arena.NewPool(1 << 20))}
 	told := func(n int) bool {
-		b := &builder{arena: arena.New(arena.NewPool(1 << 20))}
+		b.arena.Reset()
+		b.batch.Subjects = nil
 		s.note(b, acme, &event.Event{UserPseudonym: fmt.Sprintf("%032x", n), ReceivedAt: 20_000 * dayNanos}, []byte("s"))
 		return len(b.batch.Subjects) == 1
 	}
