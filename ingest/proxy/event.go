@@ -49,6 +49,9 @@ func (x *exchange) settle(resp *http.Response, readErr error) error {
 		x.decode.close()
 		x.decode = nil
 	}
+	if x.results != nil {
+		return x.results.settle(readErr)
+	}
 	res := x.meter.Close()
 	x.dropPrompt()
 	if x.setAside(&res) {

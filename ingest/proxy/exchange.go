@@ -66,14 +66,15 @@ type exchange struct {
 	taken    *taken      // nil while net/http has the connection
 	unwatch  func() bool // of a parked stream: unties it from upstream
 
-	meter  usage.Meter
-	decode *decoder // of a compressed response; nil is none
-	stream bool
-	kept   bool
-	ttft   time.Duration
-	cost   money.Pico
-	priced bool
-	events [1]event.Event
+	meter   usage.Meter
+	results *results // of a batch, instead of meter; nil is none
+	decode  *decoder // of a compressed response; nil is none
+	stream  bool
+	kept    bool
+	ttft    time.Duration
+	cost    money.Pico
+	priced  bool
+	events  [1]event.Event
 }
 
 func newExchange(p *Proxy) *exchange { return &exchange{p: p} }
@@ -240,7 +241,7 @@ func (x *exchange) admit() *refusal {
 				text: "the credential's rate limit is reached", policy: policy, reason: "rate limit", wait: wait}
 		}
 	}
-	if p.Room != nil && x.metered && !x.p.opts.FailOpen && p.Room.Full() {
+	if p.Room != nil && (x.metered || x.to.call.Batch != "") && !x.p.opts.FailOpen && p.Room.Full() {
 		return &refusal{code: http.StatusServiceUnavailable, kind: "spool_full", text: "usage cannot be kept now, so calls are not forwarded", wait: spoolWait}
 	}
 	var err error

@@ -47,27 +47,36 @@ var errForeign = errors.New("proxy: bases of tenants are not served")
 
 // request is what goes upstream, and by whom. The body is handed over with it.
 func (x *exchange) request() (http.RoundTripper, *http.Request, error) {
-	to, base := x.p.parts.Upstream, &x.to.up.base
-	if x.key.Base != "" {
+	to, req, err := x.requestOf(&x.to, &x.key)
+	if err == nil && x.body != nil && len(x.body.b) > 0 {
+		req.ContentLength, req.Body = int64(len(x.body.b)), &sent{buf: x.body}
+		x.body = nil
+	}
+	return to, req, err
+}
+
+// requestOf is a request without a body, with the client's headers and a key.
+func (x *exchange) requestOf(at *target, key *ProviderKey) (http.RoundTripper, *http.Request, error) {
+	to, base := x.p.parts.Upstream, &at.up.base
+	if key.Base != "" {
 		var err error
-		if base, err = url.Parse(x.key.Base); err != nil || x.p.parts.Foreign == nil {
+		if base, err = url.Parse(key.Base); err != nil || x.p.parts.Foreign == nil {
 			return nil, nil, errForeign
 		}
 		to = x.p.parts.Foreign
 	}
-	u := x.to.url(*base, x.query)
+	u := at.url(*base, x.query)
 	req := &http.Request{
 		Method: x.r.Method, URL: u, Host: u.Host, Header: upstreamHeaders(x.r.Header, x.dropped),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
-	secret := x.key.Secret
-	if x.to.up.Auth == Bearer {
+	secret := key.Secret
+	if at.up.Auth == Bearer {
 		secret = "Bearer " + secret
 	}
-	req.Header[authHeaders[x.to.up.Auth]] = []string{secret}
-	if x.body != nil && len(x.body.b) > 0 {
-		req.ContentLength, req.Body = int64(len(x.body.b)), &sent{buf: x.body}
-		x.body = nil
+	req.Header[authHeaders[at.up.Auth]] = []string{secret}
+	if at.call.Batch != "" {
+		dropRanges(req.Header)
 	}
 	return to, req, nil
 }
@@ -97,9 +106,13 @@ func (x *exchange) answer() error {
 	resp := x.resp
 	contentType := resp.Header.Get("Content-Type")
 	framing := usage.FramingOf(contentType)
-	x.stream = framing == usage.SSE || framing == usage.EventStream
+	x.stream = x.to.call.Batch == "" && (framing == usage.SSE || framing == usage.EventStream)
 	x.metered = x.metered || x.repeats() && resp.StatusCode < http.StatusBadRequest
-	if x.metered {
+	switch {
+	case !x.metered:
+	case x.to.call.Batch != "":
+		x.meterResults(resp)
+	default:
 		if framing == usage.JSON && x.to.call.Dialect == usage.OpenAIAudio && contentType == "" {
 			framing = usage.Opaque
 		}
@@ -124,7 +137,7 @@ func (x *exchange) answer() error {
 		h["Trailer"] = []string{CostHeader + ", " + RemainingHeader}
 	}
 	x.w.WriteHeader(resp.StatusCode)
-	hold := framing == usage.JSON && strings.HasPrefix(contentType, "application/json") && !strings.HasSuffix(x.to.path, ":streamGenerateContent")
+	hold := x.results == nil && framing == usage.JSON && strings.HasPrefix(contentType, "application/json") && !strings.HasSuffix(x.to.path, ":streamGenerateContent")
 	x.mayPark = x.parkable(length)
 	err := x.copy(length, hold)
 	switch {
@@ -176,7 +189,7 @@ func (x *exchange) copy(length int64, hold bool) error {
 			length -= int64(n)
 		}
 		end := err != nil || length == 0
-		over := x.metered && (end || x.decode == nil && x.meter.Final())
+		over := x.metered && (end || x.decode == nil && x.meter.Final() || x.results.lost())
 		if over && !end && hold && full < len(buf) {
 			continue // what is left is the end of the body
 		}
@@ -238,6 +251,8 @@ func (x *exchange) measure(b []byte) {
 	case !x.metered:
 	case x.decode != nil:
 		x.decode.write(b)
+	case x.results != nil:
+		_, _ = x.results.Write(b)
 	default:
 		_, _ = x.meter.Write(b)
 	}

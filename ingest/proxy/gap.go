@@ -45,8 +45,9 @@ func (p *Proxy) submit(ctx context.Context, who authn.Principal, events []event.
 
 // waiting is an event that the sink did not take.
 type waiting struct {
-	who authn.Principal
-	ev  event.Event
+	who  authn.Principal
+	ev   event.Event
+	read bool // the next reading of a batch makes it again
 }
 
 // sum is what several such events come to, of one tenant, provider and model.
@@ -74,10 +75,7 @@ type gaps struct {
 func (g *gaps) add(who authn.Principal, ev *event.Event) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.events) < maxWaiting {
-		w := waiting{who, *ev}
-		w.ev.Tags = slices.Clone(ev.Tags)
-		g.events = append(g.events, w)
+	if g.keep(who, ev, false) {
 		return
 	}
 	if g.sums == nil {
@@ -99,6 +97,38 @@ func (g *gaps) add(who authn.Principal, ev *event.Event) {
 	}
 	s.calls++
 	s.last = ev.OccurredAt
+}
+
+// addRead keeps copies of events that the next reading of a batch makes again. Beyond
+// the bound they are only counted: in a sum they would be billed twice.
+func (g *gaps) addRead(who authn.Principal, events []event.Event) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i := range events {
+		if !g.keep(who, &events[i], true) {
+			g.lost++
+		}
+	}
+}
+
+// putBack keeps what was taken out and is not taken yet.
+func (g *gaps) putBack(w *waiting) {
+	if w.read {
+		g.addRead(w.who, []event.Event{w.ev})
+		return
+	}
+	g.add(w.who, &w.ev)
+}
+
+// keep keeps a copy of the event while there is room.
+func (g *gaps) keep(who authn.Principal, ev *event.Event, read bool) bool {
+	if len(g.events) >= maxWaiting {
+		return false
+	}
+	w := waiting{who, *ev, read}
+	w.ev.Tags = slices.Clone(ev.Tags)
+	g.events = append(g.events, w)
+	return true
 }
 
 // event is the sum as one event, which says that it is a gap.
@@ -136,7 +166,7 @@ func (g *gaps) take() []waiting {
 	}
 	var out []waiting
 	for key, s := range g.sums {
-		out = append(out, waiting{s.who, s.event()})
+		out = append(out, waiting{s.who, s.event(), false})
 		delete(g.sums, key)
 	}
 	return out
@@ -153,7 +183,7 @@ func (p *Proxy) flushGaps(ctx context.Context) {
 		for i := range batch {
 			err := p.submit(ctx, batch[i].who, []event.Event{batch[i].ev})
 			if errors.Is(err, ingest.ErrUnavailable) {
-				p.gaps.add(batch[i].who, &batch[i].ev)
+				p.gaps.putBack(&batch[i])
 				failed = true
 			}
 		}

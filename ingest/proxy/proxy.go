@@ -10,7 +10,8 @@
 //   - Every call of a metered endpoint that was authenticated makes exactly one
 //     event, also one that was blocked, killed, refused by the provider or broken
 //     off. A background response makes its one event when it is read and over, and
-//     the same one whenever it is read again. A call of which something arrived is
+//     the same one whenever it is read again; so does each line of a batch's results.
+//     A call of which something arrived is
 //     never an event of 0 tokens in silence: what the provider did not state is
 //     counted or estimated and says so.
 //   - The end of a response (its last bytes, the event by which a stream says that
@@ -24,8 +25,8 @@
 //     is in the event.
 //
 // It never changes a request's body, never chooses a model and never caches an
-// answer. Requests to endpoints that use no tokens (listings, files) pass without
-// an event.
+// answer. Requests to endpoints that use no tokens (listings, files that are no
+// results) pass without an event.
 package proxy
 
 import (
@@ -80,6 +81,7 @@ type Proxy struct {
 	// prompts are bytes of requests that are held until their usage is known.
 	prompts atomic.Int64
 	gaps    gaps
+	batches batches
 	lot     lot
 	waits   waits
 	quiet   rate.Sometimes // for the log messages about a sink that fails
@@ -93,7 +95,7 @@ type Proxy struct {
 
 // Stats are totals since the proxy was made.
 type Stats struct {
-	// Calls were metered, of which Refused never went upstream and Truncated were
+	// Calls were metered, and lines of batches, of which Refused never went upstream and Truncated were
 	// broken off. InFlight is how many are in hand.
 	Calls, Refused, Truncated, InFlight int64
 	// Gap is how many events wait outside the spool because it did not take them.

@@ -152,6 +152,7 @@ func TestDetectBatches(t *testing.T) {
 		{"GET", "api.mistral.ai", "/v1/files/b0c7/content", openai("b0c7")},
 		{"GET", "localhost", "/files/f/content", openai("f")},
 		{"GET", "api.openai.com", "/v1/files/file-1", Call{}},
+		{"GET", "api.openai.com", "/v1/files//content", Call{}},
 		{"POST", "api.openai.com", "/v1/files/file-1/content", Call{}},
 		{"HEAD", "api.openai.com", "/v1/files/file-1/content", Call{}},
 		{"GET", "api.openai.com", "/v1/vector_stores/vs_1/files/file-1/content", Call{}},

@@ -92,10 +92,10 @@ func reading(method, host, path string) Call {
 	if !strings.EqualFold(method, "GET") {
 		return Call{}
 	}
-	if rest, ok := strings.CutSuffix(path, "/results"); ok && strings.HasSuffix(upTo(rest), "/messages/batches") {
+	if rest, ok := strings.CutSuffix(path, "/results"); ok && lastPart(rest) != "" && strings.HasSuffix(upTo(rest), "/messages/batches") {
 		return Call{Dialect: AnthropicBatch, Repeated: true, Batch: lastPart(rest)}
 	}
-	if rest, ok := strings.CutSuffix(path, "/content"); ok && ofAccount(upTo(rest)) && !ofHost(host, "anthropic.com") {
+	if rest, ok := strings.CutSuffix(path, "/content"); ok && lastPart(rest) != "" && ofAccount(upTo(rest)) && !ofHost(host, "anthropic.com") {
 		return Call{Dialect: OpenAIBatch, Repeated: true, Batch: lastPart(rest)}
 	}
 	if strings.HasSuffix(upTo(path), "/responses") && lastPart(path) != "" {
