@@ -9,6 +9,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 export CGO_ENABLED := 0
+# One set of compile flags for programs, tests, vet and the linter: with another, Go compiles every package once more.
+export GOFLAGS := $(strip $(shell go env GOFLAGS 2>/dev/null) -trimpath)
 # git refuses a clone that belongs to another user; the binary takes its version from it all the same.
 export GIT_CONFIG_COUNT := 1
 export GIT_CONFIG_KEY_0 := safe.directory
@@ -16,16 +18,28 @@ export GIT_CONFIG_VALUE_0 := *
 
 BIN := bin/tallystick
 GOTEST := .ci/gotest
-# Packages whose tests are about goroutines, locks or the order of events.
-CONCURRENT := internal/keyring internal/kafka internal/postgres internal/audit internal/authn internal/transport internal/secrets internal/connections internal/provider internal/spool internal/gpuagent ingest ledger processors analytics api
-# Below them, pure functions: one goroutine, nothing shared.
-PURE := ingest/event ingest/usage ingest/attribution ledger/chain ledger/verify analytics/report processors/finding processors/rollup
+# The parts of the run of .ci/run that calls, if any. What two of them would do in the same way, one leaves to the other
+# and says so.
+PARTS :=
+beside = $(filter $(1),$(PARTS))
+# Packages whose tests wait for engines most of their time: `go test` begins with what is named first.
+LONG := ./ledger ./analytics ./cmd/tallystick
+# Packages whose tests are about goroutines, locks or the order of events, the longest first.
+CONCURRENT := ledger internal/keyring internal/kafka internal/postgres internal/audit internal/authn internal/transport internal/secrets internal/connections internal/provider internal/spool internal/gpuagent ingest processors analytics api
+# Below them, what starts no goroutine and shares nothing, in its tests neither: functions of their arguments, and readers.
+PURE := ingest/event ingest/usage ingest/usage/bpe ingest/attribution ingest/callback ledger/chain ledger/verify ledger/evidence/pgtree ledger/pgread analytics/report processors/finding processors/rollup
 # Long tests there of one goroutine, and of how much memory is used, which the race detector multiplies.
-SEQUENTIAL := -skip '^(TestPackagesStreamInBoundedMemory|TestBytesOfAPackage|TestGrowsAndResumes)$$'
+SEQUENTIAL := TestPackagesStreamInBoundedMemory TestBytesOfAPackage TestGrowsAndResumes TestRerate TestAllocationAgainstReference TestReportsAgainstReference TestDividedAgainstReference TestIsolation TestInjection
+# The race detector watches every access, whatever the values: it needs fewer of the cases that are drawn.
+FEWER := TALLYSTICK_SIM_SEEDS=100 RAPID_CHECKS=30
 # What simulates the engines is not repeated on real servers.
-SIMULATED := -skip '^TestSimulation'
+SIMULATED := -skip '^(TestSimulation.*|TestRerate)$$'
 # packages of a list, with all below them but the pure ones.
 packages = $$(go list $(foreach d,$(1),./$(d)/...) | grep -vE '/($(subst $(eval) ,|,$(PURE)))$$')
+# What other parts do again in full, or in the same way: `make test` alone leaves out nothing.
+LEFT_PACKAGES = $(if $(call beside,isolation),internal/isolation) $(if $(call beside,lint),internal/archtest)
+LEFT_TESTS = $(if $(call beside,tamper),TestTamper) $(if $(call beside,edge),TestPlantedPromptsStandNowhere)
+either = ($(subst $(eval) ,|,$(strip $(1))))
 # packages whose tests ask testenv for one of these engines; the whole program has targets of its own.
 asking = $(sort $(patsubst %/,./%,$(dir $(shell grep -rlE 'testenv\.($(1))\>' --include='*_test.go' analytics api ingest internal ledger migrations processors))))
 
@@ -45,13 +59,34 @@ web: ## build the dashboard that the binary embeds
 
 .PHONY: build
 build: web ## build bin/tallystick
-	@go build -trimpath -buildvcs=auto -o $(BIN) ./cmd/tallystick
+	@go build -buildvcs=auto -o $(BIN) ./cmd/tallystick
 
+LINTER := bin/golangci-lint
 VERIFIER := bin/tallystick-verify
 .PHONY: verifier
 verifier: ## build bin/tallystick-verify, the auditors' program: one static file below 15 MB
-	@go build -trimpath -buildvcs=auto -ldflags '-s -w' -o $(VERIFIER) ./cmd/tallystick-verify
+	@go build -buildvcs=auto -ldflags '-s -w' -o $(VERIFIER) ./cmd/tallystick-verify
 	@[ "$$(stat -c %s $(VERIFIER))" -lt 15000000 ] || { echo "verifier: $(VERIFIER) is too large" >&2; exit 1; }
+
+## What other targets fetch and build when they need it, to have it all at once: `make -j8 fetch`.
+
+.PHONY: fetch fetch/modules fetch/tools fetch/kafka fetch/moto fetch/clients
+fetch: engines web $(LINTER) fetch/modules fetch/tools fetch/kafka fetch/moto fetch/clients ## fetch and build beforehand what all targets need (Maven, Python 3 with venv)
+
+fetch/modules:
+	@go mod download
+
+fetch/tools:
+	@deploy/tools/generate --install
+
+fetch/kafka:
+	@deploy/kafka/broker libs
+
+fetch/moto:
+	@deploy/kms/with-moto --install
+
+fetch/clients:
+	@deploy/clients/install
 
 ## Use
 
@@ -63,12 +98,15 @@ run: engines build ## start everything embedded with a demo load, and show a liv
 
 .PHONY: test
 test: engines web ## run all Go tests on the embedded engines
-	@$(GOTEST) test -timeout 20m ./...
+	@$(if $(strip $(LEFT_PACKAGES) $(LEFT_TESTS)),echo "test: left to other parts of this run: $(strip $(LEFT_PACKAGES) $(LEFT_TESTS))")
+	@$(GOTEST) test -timeout 20m -p 3 $(if $(strip $(LEFT_TESTS)),-skip '^$(call either,$(LEFT_TESTS))$$') \
+	  $$(go list $(LONG) ./... | grep -vE '/$(call either,none $(LEFT_PACKAGES))$$')
 
 .PHONY: test/race
 test/race: engines web ## run the concurrent packages' tests under the race detector (needs a C compiler)
 	@command -v "$$(go env CC)" >/dev/null || { echo "test/race: the race detector needs a C compiler: install gcc" >&2; exit 1; }
-	@CGO_ENABLED=1 $(GOTEST) test/race -race -timeout 20m $(SEQUENTIAL) $(call packages,$(CONCURRENT))
+	@echo "test/race: not repeated under the race detector, of one goroutine: $(SEQUENTIAL); of those that draw cases: $(FEWER)"
+	@CGO_ENABLED=1 $(FEWER) $(GOTEST) test/race -race -timeout 20m -p 3 -skip '^$(call either,$(SEQUENTIAL))$$' $(call packages,$(CONCURRENT))
 
 .PHONY: test/kafka
 test/kafka: engines web ## run the Kafka suite on a real Apache Kafka with SCRAM (needs Java 17, Maven)
@@ -79,8 +117,8 @@ test/kafka3: engines web ## the same on three brokers with replication 3, and ki
 	@deploy/kafka/with-broker --nodes 3 --scram -- $(GOTEST) test/kafka3 -count=1 -timeout 15m ./internal/kafka/...
 
 .PHONY: test/servers
-test/servers: engines web ## run the store suites on a Debian Postgres (apt-get install postgresql)
-	@deploy/postgres/with-postgres -- $(GOTEST) test/servers -count=1 -timeout 15m $(SIMULATED) $(call asking,Postgres|PostgresCopy|MigratedPostgres|ClickHouse)
+test/servers: engines web ## run the store suites on a Debian Postgres (apt-get install postgresql), and on a ClickHouse if TALLYSTICK_TEST_CLICKHOUSE_DSN names one
+	@deploy/postgres/with-postgres -- $(GOTEST) test/servers -count=1 -timeout 15m $(SIMULATED) $(call asking,Postgres|PostgresCopy|MigratedPostgres$(if $(TALLYSTICK_TEST_CLICKHOUSE_DSN),|ClickHouse))
 
 .PHONY: test/chaos
 test/chaos: engines web ## kill, stop and fill the disks below the engines of the whole program (needs root)
@@ -115,17 +153,17 @@ test/clients: engines build ## point the real OpenAI and Anthropic SDKs at the p
 
 .PHONY: edge
 edge: engines build ## show that the edge counts right: corpus, SDKs, replay attacks, spool, leaks, proxy (needs Python 3 with venv)
-	@deploy/edge/run
+	@PARTS='$(PARTS)' deploy/edge/run
 
 .PHONY: isolation
 isolation: engines build ## try to reach one tenant's data as another, in every way there is (needs PgBouncer)
-	@mkdir -p bin && go test -c -o bin/isolation.test ./internal/isolation
-	@go test -count=1 -run '^Test(Isolation|KnownHoles|EveryTable|Filter|Mutations|StatementsStay|NamesAreClosed)' ./analytics
+	@mkdir -p bin && go test -vet=off -ldflags=-w -c -o bin/isolation.test ./internal/isolation
+	@$(if $(call beside,test),echo "isolation: left to the part test: analytics",go test -vet=off -ldflags=-w -count=1 -run '^Test(Isolation|KnownHoles|EveryTable|Filter|Mutations|StatementsStay|NamesAreClosed)' ./analytics)
 	@cd internal/isolation && TALLYSTICK_ISOLATION=1 TALLYSTICK_ISOLATION_BINARY=$(CURDIR)/$(BIN) $(CURDIR)/bin/isolation.test -test.timeout 10m
 
 .PHONY: tamper
 tamper: engines web ## tamper with stores in every way of docs/security.md, as superuser, and want each caught
-	@mkdir -p bin && go test -c -o bin/tamper.test ./cmd/tallystick
+	@mkdir -p bin && go test -vet=off -ldflags=-w -c -o bin/tamper.test ./cmd/tallystick
 	@cd cmd/tallystick && TALLYSTICK_TAMPER_ATTEMPTS=$${TALLYSTICK_TAMPER_ATTEMPTS:-3} TALLYSTICK_TAMPER_CLEAN=$${TALLYSTICK_TAMPER_CLEAN:-1000} \
 	  ../../bin/tamper.test -test.run '^TestTamper$$' -test.timeout 10m >../../bin/tamper.log || { cat ../../bin/tamper.log; exit 1; }
 	@grep '^tamper:' bin/tamper.log
@@ -162,7 +200,6 @@ bench/gateways/short: build ## the same for a few seconds: shows that it runs, n
 
 ## Care
 
-LINTER := bin/golangci-lint
 $(LINTER): deploy/lint/go.mod deploy/lint/go.sum
 	@echo "lint: building the pinned linter (once, some minutes)"
 	@cd deploy/lint && go build -o ../../$@ tool
