@@ -25,6 +25,11 @@ A key is read from standard input or from a file, never from the command line,
 where other users of the machine and the shell's history see it. It is stored
 sealed and shown masked. After a rotation the old key is live for 24 hours.
 
+The key for bedrock is an AWS credential, with which the proxy signs each request, or
+an API key of Bedrock. A credential is ACCESS_KEY_ID:SECRET_ACCESS_KEY, with
+:SESSION_TOKEN behind that for a temporary one, or the JSON that aws iam
+create-access-key, aws sts assume-role or aws configure export-credentials prints.
+
 A switch or cap of a team is about the calls whose entries name the team: mapping
 rules decide (tallystick mapping), so a rule with override binds a credential to its
 team whatever its callers send.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -34,12 +35,13 @@ func (x *exchange) fill(ev *event.Event) {
 	}
 }
 
-// region is the region that the path names; of Azure it names a resource.
+// region is the region that the path names, else the one that is configured; of Azure
+// the path names a resource.
 func (x *exchange) region() string {
 	if x.to.up.Auth == APIKey {
 		return ""
 	}
-	return x.to.place
+	return cmp.Or(x.to.place, x.to.up.Region)
 }
 
 // settle makes the event of an answered call, keeps it, and settles its budget.

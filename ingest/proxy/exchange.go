@@ -157,6 +157,9 @@ func (x *exchange) prepare(inHand int64) *refusal {
 	if x.r.Header.Get("Upgrade") != "" {
 		return &refusal{code: http.StatusNotImplemented, kind: "no_upgrade", text: "connections that change their protocol are not metered, so they are not forwarded"}
 	}
+	if x.duplex() {
+		return &refusal{code: http.StatusNotImplemented, kind: "no_duplex", text: "streams in both directions are signed message by message, so they cannot be forwarded"}
+	}
 	return nil
 }
 
@@ -168,7 +171,7 @@ func (x *exchange) identify() *refusal {
 	who, err := x.p.parts.Auth.Authenticate(ctx, token)
 	switch {
 	case errors.Is(err, authn.ErrUnauthenticated):
-		return &refusal{code: http.StatusUnauthorized, kind: "unauthenticated", text: "send a Tallystick token as the API key"}
+		return &refusal{code: http.StatusUnauthorized, kind: "unauthenticated", text: whoSigned(x.r)}
 	case err != nil:
 		return unknown("the token cannot be verified now", err)
 	case !who.Can(authn.Ingest):

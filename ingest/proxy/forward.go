@@ -48,6 +48,9 @@ var errForeign = errors.New("proxy: bases of tenants are not served")
 // request is what goes upstream, and by whom. The body is handed over with it.
 func (x *exchange) request() (http.RoundTripper, *http.Request, error) {
 	to, req, err := x.requestOf(&x.to, &x.key)
+	if err == nil {
+		err = x.sign(req)
+	}
 	if err == nil && x.body != nil && len(x.body.b) > 0 {
 		req.ContentLength, req.Body = int64(len(x.body.b)), &sent{buf: x.body}
 		x.body = nil
@@ -70,11 +73,7 @@ func (x *exchange) requestOf(at *target, key *ProviderKey) (http.RoundTripper, *
 		Method: x.r.Method, URL: u, Host: u.Host, Header: upstreamHeaders(x.r.Header, x.dropped),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
-	secret := key.Secret
-	if at.up.Auth == Bearer {
-		secret = "Bearer " + secret
-	}
-	req.Header[authHeaders[at.up.Auth]] = []string{secret}
+	authorize(req.Header, at.up, key.Secret)
 	if at.call.Batch != "" {
 		dropRanges(req.Header)
 	}
@@ -83,6 +82,9 @@ func (x *exchange) requestOf(at *target, key *ProviderKey) (http.RoundTripper, *
 
 // noAnswer says what became of a call that the provider did not answer.
 func (x *exchange) noAnswer(err error) *refusal {
+	if no := unsigned(err, x.to.up.Name); no != nil {
+		return no
+	}
 	var op *net.OpError
 	no := &refusal{code: http.StatusBadGateway, kind: "upstream", text: "the provider cannot be reached", cause: err}
 	switch {

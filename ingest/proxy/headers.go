@@ -37,11 +37,12 @@ var ended = map[string]bool{
 	"Forwarded": true, "X-Forwarded-For": true, "X-Forwarded-Host": true, "X-Forwarded-Proto": true, "X-Real-Ip": true, "Via": true,
 }
 
-// upstreamHeaders are the client's headers that go on. dropped end here too.
+// upstreamHeaders are the client's headers that go on: none of a signature, and dropped
+// end here too.
 func upstreamHeaders(from http.Header, dropped []string) http.Header {
 	to := make(http.Header, len(from)+2)
 	for name, values := range from {
-		if !hop[name] && !ended[name] && !strings.HasPrefix(name, ownPrefix) {
+		if !hop[name] && !ended[name] && !strings.HasPrefix(name, ownPrefix) && !strings.HasPrefix(name, amzPrefix) {
 			to[name] = values
 		}
 	}

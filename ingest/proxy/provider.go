@@ -26,12 +26,15 @@ const (
 	GoogAPIKey
 	// APIKey is api-key (Azure).
 	APIKey
+	// SigV4 is AWS's signature, made with an AWS credential; another key than one, an
+	// API key of Bedrock, goes as Bearer.
+	SigV4
 
 	numAuths
 )
 
-// authHeaders are the headers of the places, in their canonical form.
-var authHeaders = [numAuths]string{"Authorization", "X-Api-Key", "X-Goog-Api-Key", "Api-Key"}
+// authHeaders are the headers of the places that are one, in their canonical form.
+var authHeaders = [SigV4]string{"Authorization", "X-Api-Key", "X-Goog-Api-Key", "Api-Key"}
 
 // place is the part of a Base and of a path that names a region or a resource.
 const place = "{place}"
@@ -48,6 +51,8 @@ type Provider struct {
 	Like string
 	// Auth is where the key goes.
 	Auth Auth
+	// Region is what SigV4 signs for where Base has no {place}, which is one.
+	Region string
 }
 
 // BuiltinProviders are the providers that need no configuration but a key.
@@ -57,7 +62,7 @@ func BuiltinProviders() []Provider {
 		{Name: "anthropic", Base: "https://api.anthropic.com", Auth: XAPIKey},
 		{Name: "gemini", Base: "https://generativelanguage.googleapis.com", Auth: GoogAPIKey},
 		{Name: "vertex", Base: "https://{place}-aiplatform.googleapis.com"},
-		{Name: "bedrock", Base: "https://bedrock-runtime.{place}.amazonaws.com"},
+		{Name: "bedrock", Base: "https://bedrock-runtime.{place}.amazonaws.com", Auth: SigV4},
 		{Name: "azure", Base: "https://{place}.openai.azure.com", Auth: APIKey},
 		{Name: "mistral", Base: "https://api.mistral.ai"},
 		{Name: "cohere", Base: "https://api.cohere.com"},
@@ -73,7 +78,8 @@ var ErrProvider = errors.New("proxy: upstream")
 
 // ParseProvider reads "NAME=URL", which changes where a known provider is or adds
 // an OpenAI-compatible one. Behind the URL, separated by blanks, may stand
-// auth=bearer|x-api-key|x-goog-api-key|api-key and like=HOST.
+// auth=bearer|x-api-key|x-goog-api-key|api-key|sigv4, like=HOST and, for sigv4,
+// region=REGION.
 func ParseProvider(text string, known []Provider) ([]Provider, error) {
 	name, rest, ok := strings.Cut(text, "=")
 	words := strings.Fields(rest)
@@ -95,12 +101,16 @@ func ParseProvider(text string, known []Provider) ([]Provider, error) {
 		switch {
 		case key == "like" && value != "":
 			v.Like = value
+		case key == "region" && plainWord(value):
+			v.Region = value
 		case key == "auth" && value == "bearer":
 			v.Auth = Bearer
+		case key == "auth" && value == "sigv4":
+			v.Auth = SigV4
 		case key == "auth" && at > 0:
 			v.Auth = Auth(at)
 		default:
-			return nil, fmt.Errorf("%w: %s: %q is not auth=bearer|x-api-key|x-goog-api-key|api-key or like=HOST", ErrProvider, name, word)
+			return nil, fmt.Errorf("%w: %s: %q is not auth=bearer|x-api-key|x-goog-api-key|api-key|sigv4, like=HOST or region=REGION", ErrProvider, name, word)
 		}
 	}
 	out := slices.Clone(known)
@@ -250,7 +260,7 @@ func native(first, path string, h http.Header) string {
 // token. A base that ends in the version that the path begins with, as clients of
 // OpenAI are configured, has it once.
 func (t *target) url(u url.URL, query string) *url.URL {
-	if t.up.open {
+	if t.up.open && u.Host == t.up.base.Host { // a tenant's own address has no place in it
 		u.Host = strings.Replace(u.Host, "place", t.place, 1)
 	}
 	// Opaque would keep the escaping too, but not every transport takes it.

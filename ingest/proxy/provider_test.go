@@ -26,3 +26,44 @@ func TestAddressOfTarget(t *testing.T) {
 		}
 	}
 }
+
+// The place of a path is put into the provider's own address, never into a tenant's,
+// whose host may hold the same letters: the caller would choose where the key goes.
+func TestPlaceOfTarget(t *testing.T) {
+	r := newRoutes(BuiltinProviders())
+	for base, want := range map[string]string{
+		"": "https://bedrock-runtime.eu-west-1.amazonaws.com/model/m/converse", "https://marketplace.example.com": "https://marketplace.example.com/model/m/converse",
+	} {
+		to := target{up: r.byName["bedrock"], place: "eu-west-1", path: "/model/m/converse"}
+		at := to.up.base
+		if base != "" {
+			u, err := url.Parse(base)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at = *u
+		}
+		if got := to.url(at, "").String(); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+func TestParseProvider(t *testing.T) {
+	list, err := ParseProvider("bedrock=https://vpce-1.bedrock-runtime.{place}.vpce.amazonaws.com", BuiltinProviders())
+	if err != nil || len(list) != len(BuiltinProviders()) {
+		t.Fatal(err)
+	}
+	list, err = ParseProvider("inside=https://llm.example.com auth=sigv4 region=eu-west-1", list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := list[len(list)-1]; v.Auth != SigV4 || v.Region != "eu-west-1" {
+		t.Errorf("%+v", v)
+	}
+	for _, text := range []string{"x=https://h auth=authorization", "x=https://h auth=aws", "x=https://h region=", "x=https://h region=EU", "x=https://h region=a/b"} {
+		if _, err := ParseProvider(text, nil); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+}

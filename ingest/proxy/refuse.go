@@ -51,20 +51,27 @@ func (x *exchange) refuse(no *refusal) error {
 	if no.lasting { // OpenAI's and Anthropic's SDKs would try a 429 again
 		h["X-Should-Retry"] = []string{"false"}
 	}
+	body := newErrorBody(no)
+	if x.to.up != nil && x.to.up.Auth == SigV4 { // where AWS's SDKs look
+		h["X-Amzn-Errortype"] = []string{body.Error.Type}
+		body.Message = body.Error.Message
+	}
 	if no.code == http.StatusUnauthorized {
 		h["Www-Authenticate"] = []string{"Bearer"}
 	}
 	x.w.WriteHeader(no.code)
 	// The client may have gone; nobody else would learn of it.
-	_ = json.NewEncoder(x.w).Encode(newErrorBody(no))
+	_ = json.NewEncoder(x.w).Encode(body)
 	return nil
 }
 
 // errorBody is an error in the form of every provider's SDK at once: OpenAI and
-// Gemini read error.message, Anthropic's SDK error.type beside type.
+// Gemini read error.message, Anthropic's SDK error.type beside type. AWS's have message
+// at the top.
 type errorBody struct {
-	Type  string `json:"type"`
-	Error struct {
+	Type    string `json:"type"`
+	Message string `json:"message,omitempty"`
+	Error   struct {
 		Type    string `json:"type"`
 		Code    string `json:"code"`
 		Message string `json:"message"`

@@ -127,7 +127,7 @@ var keys = []key{
 	{"bedrock.directory", text, "", false, "directory of Bedrock invocation logs that connections may name folders of (default: none may)"},
 	{"bedrock.interval_seconds", number, DefaultBedrockSeconds, false, "pause between two readings of a connection to Bedrock logs"},
 	{"proxy.listen", text, DefaultProxyListen, false, "address of the metering proxy (empty: not served)"},
-	{"proxy.upstreams", list, []string{}, false, "providers beside the known ones, or elsewhere: each \"NAME=URL [auth=bearer|x-api-key|x-goog-api-key|api-key] [like=HOST]\""},
+	{"proxy.upstreams", list, []string{}, false, "providers beside the known ones, or elsewhere: each \"NAME=URL [auth=bearer|x-api-key|x-goog-api-key|api-key|sigv4] [like=HOST] [region=REGION]\""},
 	{"proxy.fail_open", yesNo, false, false, "forward calls while the spool is full; what is missing then is summed up in the ledger"},
 	{"proxy.power_safe", yesNo, false, false, "end a response only when its usage is fsync'd, in place of written and about to be"},
 	{"proxy.digests", yesNo, false, false, "let tenants keep keyed digests of prompts (providers capture), to find equal ones and those that begin alike"},

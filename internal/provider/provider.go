@@ -35,6 +35,7 @@ import (
 	"github.com/tallystick/tallystick/internal/egress"
 	"github.com/tallystick/tallystick/internal/postgres"
 	"github.com/tallystick/tallystick/internal/secrets"
+	"github.com/tallystick/tallystick/internal/sigv4"
 	"github.com/tallystick/tallystick/internal/tenant"
 )
 
@@ -58,7 +59,9 @@ type NewKey struct {
 	// BaseURL is what stands before the provider's own paths; "" is where the proxy
 	// knows the provider to be.
 	BaseURL string
-	Value   string
+	// Value is one line of printable ASCII, or an AWS credential in any form that
+	// package sigv4 reads.
+	Value string
 }
 
 // Store keeps provider keys and the rules for calls. Its methods may be called
@@ -95,13 +98,21 @@ func NewStore(db *postgres.DB, keys audit.Keys, kept *secrets.Store, opts Option
 
 func (s *Store) clock() time.Time { return s.opts.Now().UTC().Truncate(time.Microsecond) }
 
-// checkValue says what is wrong with a key's value, without it: what cannot stand
-// in a header would be found out call by call.
-func checkValue(value string) error {
-	if strings.IndexFunc(value, func(r rune) bool { return r < ' ' || r > '~' }) >= 0 {
-		return wrong("value", "syntax", "a provider key is one line of printable ASCII")
+// checkValue gives a key's value as it is stored, or says what is wrong with it,
+// without it: what cannot stand in a header would be found out call by call. An AWS
+// credential is stored as its Text, however it was given.
+func checkValue(value string) (string, error) {
+	if sigv4.Is(value) {
+		c, err := sigv4.Parse(value)
+		if err != nil {
+			return "", wrong("value", "syntax", "%v", err)
+		}
+		return c.Text(), nil
 	}
-	return nil
+	if strings.IndexFunc(value, func(r rune) bool { return r < ' ' || r > '~' }) >= 0 {
+		return "", wrong("value", "syntax", "a provider key is one line of printable ASCII")
+	}
+	return value, nil
 }
 
 // AddKey keeps a new provider key. Errors: ErrInvalid, egress.ErrURL,
@@ -121,10 +132,11 @@ func (s *Store) AddKey(ctx context.Context, by authn.Principal, n NewKey) (Key, 
 		}
 		n.BaseURL, at = base.String(), base.String()
 	}
-	if err := checkValue(n.Value); err != nil {
+	value, err := checkValue(n.Value)
+	if err != nil {
 		return Key{}, err
 	}
-	m, err := s.secrets.Add(ctx, by, secrets.New{Tenant: n.Tenant, Kind: secretKind, Name: n.Name, Value: n.Value,
+	m, err := s.secrets.Add(ctx, by, secrets.New{Tenant: n.Tenant, Kind: secretKind, Name: n.Name, Value: value,
 		Beside: func(ctx context.Context, tx postgres.Tx, secretID string) error {
 			_, err := tx.Exec(ctx, `insert into access.provider_key (tenant_id, secret_id, provider, base_url) values ($1, $2, $3, $4)`,
 				string(n.Tenant), secretID, n.Provider, n.BaseURL)
@@ -204,7 +216,7 @@ func (s *Store) RotateKey(ctx context.Context, by authn.Principal, id tenant.ID,
 	if err != nil {
 		return Key{}, err
 	}
-	if err := checkValue(value); err != nil {
+	if value, err = checkValue(value); err != nil {
 		return Key{}, err
 	}
 	if k.Secret, err = s.secrets.Rotate(ctx, by, id, secretID, value); err != nil {

@@ -145,14 +145,17 @@ func TestWhatIsRefused(t *testing.T) {
 		n    provider.NewKey
 		want error
 	}{
-		"metadata":    {provider.NewKey{Provider: "openai", BaseURL: "http://169.254.169.254/", Value: first}, egress.ErrURL},
-		"loopback":    {provider.NewKey{Provider: "openai", BaseURL: "https://127.0.0.1/", Value: first}, egress.ErrURL},
-		"a password":  {provider.NewKey{Provider: "openai", BaseURL: "https://me:pw@x.com/", Value: first}, egress.ErrURL},
-		"a name":      {provider.NewKey{Provider: "Open AI", Value: first}, provider.ErrInvalid},
-		"no name":     {provider.NewKey{Value: first}, provider.ErrInvalid},
-		"two lines":   {provider.NewKey{Provider: "openai", Value: first + "\r\nHost: x"}, provider.ErrInvalid},
-		"no value":    {provider.NewKey{Provider: "openai"}, secrets.ErrInvalid},
-		"a long name": {provider.NewKey{Provider: "openai", Name: strings.Repeat("n", 201), Value: first}, secrets.ErrInvalid},
+		"metadata":                      {provider.NewKey{Provider: "openai", BaseURL: "http://169.254.169.254/", Value: first}, egress.ErrURL},
+		"loopback":                      {provider.NewKey{Provider: "openai", BaseURL: "https://127.0.0.1/", Value: first}, egress.ErrURL},
+		"a password":                    {provider.NewKey{Provider: "openai", BaseURL: "https://me:pw@x.com/", Value: first}, egress.ErrURL},
+		"a name":                        {provider.NewKey{Provider: "Open AI", Value: first}, provider.ErrInvalid},
+		"no name":                       {provider.NewKey{Value: first}, provider.ErrInvalid},
+		"two lines":                     {provider.NewKey{Provider: "openai", Value: first + "\r\nHost: x"}, provider.ErrInvalid},
+		"half of an AWS credential":     {provider.NewKey{Provider: "bedrock", Value: awsID + ":"}, provider.ErrInvalid},
+		"an AWS credential, cut":        {provider.NewKey{Provider: "bedrock", Value: `{"AccessKeyId":"` + awsID + `","SecretAccessKey":"FIRST`}, provider.ErrInvalid},
+		"a temporary one without token": {provider.NewKey{Provider: "bedrock", Value: "ASIA" + awsID[4:] + ":" + awsSecret}, provider.ErrInvalid},
+		"no value":                      {provider.NewKey{Provider: "openai"}, secrets.ErrInvalid},
+		"a long name":                   {provider.NewKey{Provider: "openai", Name: strings.Repeat("n", 201), Value: first}, secrets.ErrInvalid},
 	} {
 		x.n.Tenant = "acme"
 		if _, err := w.AddKey(ctx, admin, x.n); !errors.Is(err, x.want) || strings.Contains(err.Error(), "FIRST") {
@@ -177,6 +180,36 @@ func TestWhatIsRefused(t *testing.T) {
 	}
 	if err := w.RevokeKey(ctx, admin, "umbrella", k.ID); !errors.Is(err, provider.ErrNotFound) {
 		t.Errorf("another tenant: %v", err)
+	}
+}
+
+const (
+	awsID     = "AKIATHETENANTSKEY001"
+	awsSecret = "TheFIRSTSecretAccessKeyOfTheTest+/00cAnR"
+)
+
+// An AWS credential is kept in one form, however it is given, and shown as others are.
+func TestAWSCredential(t *testing.T) {
+	w, ctx := newWorld(t), t.Context()
+	k := w.add(t, "", "bedrock", "", fmt.Sprintf("{\n  \"AccessKey\": {\n    \"AccessKeyId\": %q,\n    \"SecretAccessKey\": %q\n  }\n}\n", awsID, awsSecret))
+	if k.Masked != "AKIA…cAnR" {
+		t.Errorf("shown as %s", k.Masked)
+	}
+	open := func(want string) {
+		t.Helper()
+		if got, err := w.gate().Key(ctx, "acme", "bedrock"); err != nil || got.Secret != want {
+			t.Errorf("%v, the key is another", err)
+		}
+	}
+	open(awsID + ":" + awsSecret)
+	const session = "TheSessionToken+/=="
+	temporary := fmt.Sprintf(`{"Version":1,"AccessKeyId":"ASIA%s","SecretAccessKey":%q,"SessionToken":%q}`, awsID[4:], awsSecret, session)
+	if _, err := w.RotateKey(ctx, admin, "acme", k.ID, temporary); err != nil {
+		t.Fatal(err)
+	}
+	open("ASIA" + awsID[4:] + ":" + awsSecret + ":" + session)
+	if _, err := w.RotateKey(ctx, admin, "acme", k.ID, awsID+":short"); !errors.Is(err, provider.ErrInvalid) || strings.Contains(err.Error(), awsID) {
+		t.Errorf("half of one: %v", err)
 	}
 }
 

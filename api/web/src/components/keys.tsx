@@ -194,7 +194,7 @@ function TextField({ label, name, problem, hint, input, children }: FieldProps) 
 function ValueField({ label, problem }: { label: string; problem: Problem | undefined }) {
   return (
     <TextField label={label} name="value" problem={problem} input={{ type: "password", required: true, autocomplete: "new-password" }}
-      hint="Sent once, sealed by the server, never shown again. This field is emptied as it is sent." />
+      hint="Sent once, sealed by the server, never shown again. This field is emptied as it is sent. Of AWS: ACCESS_KEY_ID:SECRET_ACCESS_KEY, or the JSON that the AWS CLI prints." />
   );
 }
 
