@@ -33,11 +33,16 @@ func (a *app) openAgents(ctx context.Context) error {
 	x, c := &a.agents, a.cfg.Agents
 	x.register = agentauth.NewRegister(a.appDB, a.ring)
 	source := agentauth.PepperFile(a.cfg.PepperPath())
-	named := c.Pepper != "" || c.PepperFile != ""
-	if c.Pepper != "" {
-		source = agentauth.PepperText(c.Pepper.Reveal())
-	}
+	named := c.Pepper != "" || c.PepperFile != "" || c.PepperVault != ""
 	var err error
+	switch {
+	case c.Pepper != "":
+		source = agentauth.PepperText(c.Pepper.Reveal())
+	case c.PepperVault != "":
+		if source, err = pepperInVault(&a.cfg.KMS, c.PepperVault); err != nil {
+			return fmt.Errorf("agents.pepper_vault: %w", err)
+		}
+	}
 	if !named && a.cfg.Target == config.TargetAll {
 		err = agentauth.CreatePepperFile(ctx, a.cfg.PepperPath(), x.register)
 	}
@@ -48,7 +53,7 @@ func (a *app) openAgents(ctx context.Context) error {
 	case err == nil:
 		a.start("agents' pepper", x.peppers.Run)
 	case named || !errors.Is(err, agentauth.ErrPepper):
-		return fmt.Errorf("agents.pepper_file: %w", err)
+		return fmt.Errorf("the agents' pepper: %w", err)
 	default:
 		x.peppers = nil
 		a.log.Error("GPU agents are not served: set agents.pepper_file", "err", err)

@@ -148,6 +148,9 @@ func newRotatePepperCommand() *cobra.Command {
 			if cfg.Agents.Pepper != "" {
 				return usageError("the pepper comes from the environment: put a new one before it there")
 			}
+			if cfg.Agents.PepperVault != "" {
+				return usageError("the pepper is in %s: put a new one before it there, with a space between", cfg.Agents.PepperVault)
+			}
 			if err := agentauth.RotatePepperFile(cmd.Context(), cfg.PepperPath()); err != nil {
 				return err
 			}

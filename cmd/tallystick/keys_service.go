@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tallystick/tallystick/internal/agentauth"
 	"github.com/tallystick/tallystick/internal/config"
 	"github.com/tallystick/tallystick/internal/keyring"
 	"github.com/tallystick/tallystick/internal/keyring/awskms"
@@ -26,12 +27,9 @@ func keyringOptions(ctx context.Context, cfg *config.Config) (keyring.Options, e
 	if phrase := k.Passphrase.Reveal(); phrase != "" {
 		o.Passphrase = []byte(phrase)
 	}
-	var ca []byte
-	if k.CAFile != "" {
-		var err error
-		if ca, err = os.ReadFile(k.CAFile); err != nil {
-			return o, &exitError{exitUsage, fmt.Errorf("kms.ca_file: %w", err)}
-		}
+	ca, err := kmsRoots(k)
+	if err != nil {
+		return o, err
 	}
 	if k.Kind != config.KMSLocal {
 		kms, err := openKMS(ctx, k, k.Kind, k.Key, ca)
@@ -49,6 +47,37 @@ func keyringOptions(ctx context.Context, cfg *config.Config) (keyring.Options, e
 		o.Previous = append(o.Previous, kms)
 	}
 	return o, nil
+}
+
+// kmsRoots are the PEM roots that the settings name; nil is the system's.
+func kmsRoots(k *config.KMS) ([]byte, error) {
+	if k.CAFile == "" {
+		return nil, nil
+	}
+	ca, err := os.ReadFile(k.CAFile)
+	if err != nil {
+		return nil, &exitError{exitUsage, fmt.Errorf("kms.ca_file: %w", err)}
+	}
+	return ca, nil
+}
+
+// pepperInVault is the agents' pepper as a secret of the server that wraps the roots.
+func pepperInVault(k *config.KMS, name string) (agentauth.PepperSource, error) {
+	ca, err := kmsRoots(k)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := vaultkms.NewSecret(vaultkms.Options{
+		Address: k.EndpointOf(config.KMSVault), Key: name, Token: k.Token.Reveal(), TokenFile: k.TokenFile, Namespace: k.Namespace, CA: ca,
+	})
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	return func(ctx context.Context) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, time.Duration(k.TimeoutMS)*time.Millisecond)
+		defer cancel()
+		return secret.Read(ctx)
+	}, nil
 }
 
 // openKMS makes the client of a key service. It asks nothing of it yet.

@@ -25,6 +25,9 @@ type Agents struct {
 	// environment, or read from PepperFile again and again.
 	Pepper     Secret `koanf:"pepper"`
 	PepperFile string `koanf:"pepper_file"` // "" is below the data directory
+	// PepperVault is "MOUNT/PATH#FIELD" of a secret in the Vault or OpenBao of kms.*,
+	// read again as PepperFile is.
+	PepperVault string `koanf:"pepper_vault"`
 	// ClientCerts come on top of the proof: off, optional or required.
 	ClientCerts  string `koanf:"client_certs"`
 	ClientCAFile string `koanf:"client_ca_file"`
@@ -52,6 +55,8 @@ func (c *Config) validateAgents(p *problems) {
 	p.want(a.ClientCAFile == "" || c.TLS.CertFile != "", "agents.client_certs", "needs tls.cert_file and tls.key_file")
 	p.want(a.PepperFile == "" || filepath.IsAbs(a.PepperFile), "agents.pepper_file", "%q is not an absolute path", a.PepperFile)
 	p.want(a.Pepper == "" || a.PepperFile == "", "agents.pepper_file", "is set beside the pepper itself; keep one")
+	p.want(a.PepperVault == "" || a.Pepper == "" && a.PepperFile == "", "agents.pepper_vault", "is set beside another place of the pepper; keep one")
+	p.want(a.PepperVault == "" || c.KMS.Kind == KMSVault, "agents.pepper_vault", "needs kms.kind=%s: it is read from that server with that token", KMSVault)
 	p.want(a.PerAddress >= 1, "agents.connections_per_address", "must be positive, got %d", a.PerAddress)
 	p.want(a.TenantRate >= 1, "agents.tenant_samples_per_second", "must be positive, got %d", a.TenantRate)
 	p.want(a.AgentRate >= 1, "agents.agent_samples_per_second", "must be positive, got %d", a.AgentRate)

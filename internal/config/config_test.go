@@ -214,6 +214,8 @@ func TestRefused(t *testing.T) {
 		{"a key for nobody", "kms: {key: transit/x}", nil, nil, []string{"kms.kind", "kms.key"}},
 		{"vault without an address", "kms: {kind: vault, key: transit/x, token_file: /t}", nil, nil, []string{"kms.endpoint"}},
 		{"vault without a token", "kms: {kind: vault, key: transit/x, endpoint: 'https://v'}", nil, nil, []string{"kms.token_file", "TALLYSTICK_KMS_TOKEN"}},
+		{"a pepper in no vault", "kms: {kind: local}\nagents: {pepper_vault: 'secret/tallystick#pepper'}", nil, nil, []string{"agents.pepper_vault"}},
+		{"a pepper in two places", "kms: {kind: vault, key: transit/x, endpoint: 'https://v', token_file: /t}\nagents: {pepper_vault: 'secret/x#y', pepper_file: /p}", nil, nil, []string{"agents.pepper_vault"}},
 		{"vault of before without an address", "kms: {kind: aws, key: x, previous: ['vault:transit/x']}", nil, nil, []string{"kms.endpoint"}},
 		{"token in the file", "kms: {token: hunter2}", nil, nil, []string{"kms.token", "TALLYSTICK_KMS_TOKEN"}},
 		{"short passphrase", "", []string{"TALLYSTICK_KMS_PASSPHRASE=hunter2"}, nil, []string{"kms.passphrase_file", "12"}},

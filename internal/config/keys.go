@@ -138,6 +138,7 @@ var keys = []key{
 	{"agents.listen", text, DefaultAgentsListen, false, "address that GPU agents connect to (empty: not served)"},
 	{"agents.pepper", text, "", true, "what agents' secrets are made of; the one before may follow it after a space, and lives for 24 hours"},
 	{"agents.pepper_file", text, "", false, "file with that, mode 0600, read again every ten seconds (default: agent.pepper in the data directory)"},
+	{"agents.pepper_vault", text, "", false, "MOUNT/PATH#FIELD of a secret with that in a KV engine (version 2) of the Vault or OpenBao of kms.endpoint, read as often"},
 	{"agents.client_certs", text, DefaultAgentsClientCerts, false, "client certificates of agents: off, optional or required, always on top of their secret"},
 	{"agents.client_ca_file", text, "", false, "PEM certificates of those who issue them"},
 	{"agents.connections_per_address", number, DefaultAgentsPerAddress, false, "connections of one source address"},

@@ -29,7 +29,7 @@ var (
 	ErrCredential = errors.New("an AWS credential is ACCESS_KEY_ID:SECRET_ACCESS_KEY, and for a temporary one :SESSION_TOKEN behind that, or the JSON that the AWS CLI prints of one")
 	// ErrPath says that a request's path cannot be signed: it is not escaped as a path
 	// is, or has a part that is "." or "..", which a server would take out.
-	ErrPath = errors.New("sigv4: the path is wrongly escaped, or has a part that is . or ..")
+	ErrPath = errors.New("sigv4: a part of the path is wrongly escaped, or a dot or two")
 )
 
 // Credential is an AWS access key: a user's, or a temporary one of a role. It prints

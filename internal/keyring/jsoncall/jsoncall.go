@@ -78,6 +78,20 @@ func (c *Client) Post(ctx context.Context, path string, header http.Header, in, 
 	}
 	req.Header = header.Clone()
 	req.Header.Set("Content-Type", "application/json")
+	return c.do(req, out)
+}
+
+// Get asks for a path and decodes the answer into out. Errors as Post's.
+func (c *Client) Get(ctx context.Context, path string, header http.Header, out any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return err
+	}
+	req.Header = header.Clone()
+	return c.do(req, out)
+}
+
+func (c *Client) do(req *http.Request, out any) error {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return fmt.Errorf("%w: %w", keyring.ErrUnavailable, err)

@@ -1,5 +1,5 @@
 // Package vaultkms wraps root keys under a key of the transit engine of
-// HashiCorp Vault or OpenBao.
+// HashiCorp Vault or OpenBao, and reads secrets of the same server.
 //
 // The binding of a root key is the associated data of its encryption, which the
 // engine authenticates for keys of the AES-GCM and ChaCha20-Poly1305 types.
@@ -10,21 +10,18 @@ package vaultkms
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"os"
 	"strings"
 
 	"github.com/tallystick/tallystick/internal/keyring"
-	"github.com/tallystick/tallystick/internal/keyring/jsoncall"
 )
 
-// Options name a key of a transit engine.
+// Options name a key of a transit engine, or a field of a secret.
 type Options struct {
 	Address   string // URL of the server
-	Key       string // mount and name, such as "transit/tallystick"
+	Key       string // mount and name, such as "transit/tallystick"; NewSecret's is MOUNT/PATH#FIELD
 	Token     string
 	TokenFile string // read at each call; goes before Token
 	Namespace string // of Vault Enterprise and OpenBao; may be empty
@@ -33,9 +30,8 @@ type Options struct {
 
 // Key is a keyring.KMS. It may be used from many goroutines.
 type Key struct {
-	o           Options
+	access
 	mount, name string
-	calls       *jsoncall.Client
 }
 
 // New makes a Key. It asks nothing of the server yet.
@@ -44,14 +40,11 @@ func New(o Options) (*Key, error) {
 	if i <= 0 || i == len(o.Key)-1 {
 		return nil, fmt.Errorf("vaultkms: %q is not the mount and name of a key, such as transit/tallystick", o.Key)
 	}
-	if o.Token == "" && o.TokenFile == "" {
-		return nil, errors.New("vaultkms: no token, and no file with one")
-	}
-	calls, err := jsoncall.New(o.Address, o.CA)
+	a, err := newAccess(o)
 	if err != nil {
-		return nil, fmt.Errorf("vaultkms: %w", err)
+		return nil, err
 	}
-	return &Key{o, o.Key[:i], o.Key[i+1:], calls}, nil
+	return &Key{a, o.Key[:i], o.Key[i+1:]}, nil
 }
 
 // ID implements keyring.KMS.
@@ -85,13 +78,9 @@ func (k *Key) Unwrap(ctx context.Context, wrapped []byte, at keyring.Binding) ([
 }
 
 func (k *Key) post(ctx context.Context, what string, in, out any) error {
-	token, err := k.token()
+	header, err := k.header()
 	if err != nil {
-		return fmt.Errorf("%w: vaultkms: %w", keyring.ErrUnavailable, err)
-	}
-	header := http.Header{"X-Vault-Token": {token}, "X-Vault-Request": {"true"}}
-	if k.o.Namespace != "" {
-		header.Set("X-Vault-Namespace", k.o.Namespace)
+		return err
 	}
 	path := "/v1/" + k.mount + "/" + what + "/" + url.PathEscape(k.name)
 	if err := k.calls.Post(ctx, path, header, in, out); err != nil {
@@ -100,17 +89,17 @@ func (k *Key) post(ctx context.Context, what string, in, out any) error {
 	return nil
 }
 
-func (k *Key) token() (string, error) {
-	if k.o.TokenFile == "" {
-		return k.o.Token, nil
+func (a *access) token() (string, error) {
+	if a.o.TokenFile == "" {
+		return a.o.Token, nil
 	}
-	raw, err := os.ReadFile(k.o.TokenFile)
+	raw, err := os.ReadFile(a.o.TokenFile)
 	if err != nil {
 		return "", err
 	}
 	token := strings.TrimSpace(string(raw))
 	if token == "" || strings.ContainsAny(token, "\r\n") {
-		return "", fmt.Errorf("%s does not hold one token", k.o.TokenFile)
+		return "", fmt.Errorf("%s does not hold one token", a.o.TokenFile)
 	}
 	return token, nil
 }
