@@ -216,8 +216,8 @@ func (c *corpus) checkSeries(t *testing.T, rt *rapid.T) {
 	}
 	for i, s := range got.Series {
 		for b := range buckets {
-			if want := totalsOf(t, members[i][b]); s.Cost[b] != want.Cost || s.Requests[b] != want.Requests {
-				rt.Fatalf("series %d bucket %v: %v and %d, want %+v", i, buckets[b], s.Cost[b], s.Requests[b], want)
+			if want := totalsOf(t, members[i][b]); s.Cost[b] != want.Cost || s.Requests[b] != want.Requests || s.GPUMicros[b] != want.GPUMicros {
+				rt.Fatalf("series %d bucket %v: %v, %d and %d µs, want %+v", i, buckets[b], s.Cost[b], s.Requests[b], s.GPUMicros[b], want)
 			}
 		}
 	}

@@ -19,6 +19,7 @@ type rollupBlock struct {
 	unpriced, estimated           proto.ColInt64
 	cost                          proto.ColDecimal128
 	tokens                        [tokens.NumClasses]proto.ColInt64
+	gpuMicros                     proto.ColInt64
 
 	block clickhouse.Block
 }
@@ -34,6 +35,7 @@ func newRollupBlock() *rollupBlock {
 	for c := range tokens.NumClasses {
 		b.block = append(b.block, proto.InputColumn{Name: "sum_" + c.String(), Data: &b.tokens[c]})
 	}
+	b.block = append(b.block, proto.InputColumn{Name: "sum_gpu_us", Data: &b.gpuMicros})
 	return b
 }
 
@@ -55,4 +57,5 @@ func (b *rollupBlock) append(r *finding.Rollup) {
 	for c := range b.tokens {
 		b.tokens[c] = append(b.tokens[c], r.Tokens[c])
 	}
+	b.gpuMicros = append(b.gpuMicros, r.GPUMicros)
 }

@@ -135,6 +135,7 @@ func (c *seriesCollector) add() error {
 		return err
 	}
 	s.Requests[i] += c.totals.Requests
+	s.GPUMicros[i] += c.totals.GPUMicros
 	if !c.split {
 		return s.Totals.Add(&c.totals)
 	}
@@ -152,7 +153,7 @@ func (c *seriesCollector) add() error {
 func (c *seriesCollector) newSeries() *report.Series {
 	s := &report.Series{
 		Group: report.Group{Values: c.keys.values(), Other: c.keys.other == 1},
-		Cost:  make([]money.Sum, len(c.edges)), Requests: make([]int64, len(c.edges)),
+		Cost:  make([]money.Sum, len(c.edges)), Requests: make([]int64, len(c.edges)), GPUMicros: make([]int64, len(c.edges)),
 	}
 	if c.split {
 		s.Allocated = make([]money.Sum, len(c.edges))

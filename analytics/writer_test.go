@@ -111,7 +111,7 @@ func TestWriterRepeats(t *testing.T) {
 	for p := range int64(plans) {
 		entries := g.entries(each)
 		fill(t, w, p+1, entries)
-		rollup := finding.Rollup{Tenant: "tenant-1", Hour: march.Unix(), Dimension: "team", Value: "a", Requests: 1, Cost: money.SumOf(5), Tokens: tokens.Vector{7}}
+		rollup := finding.Rollup{Tenant: "tenant-1", Hour: march.Unix(), Dimension: "team", Value: "a", Requests: 1, Cost: money.SumOf(5), Tokens: tokens.Vector{7}, GPUMicros: 1000}
 		if err := w.AppendRollup(&rollup); err != nil {
 			t.Fatal(err)
 		}
@@ -127,7 +127,7 @@ func TestWriterRepeats(t *testing.T) {
 		t.Errorf("%d entries", n)
 	}
 	checkView(t, reader)
-	if n := count(t, reader, "SELECT toUInt64(sum(sum_requests) * 100 + sum(sum_input)) FROM rollup_hour"); n != plans*100+7*plans {
+	if n := count(t, reader, "SELECT toUInt64(sum(sum_requests) * 100 + sum(sum_input) + sum(sum_gpu_us)) FROM rollup_hour"); n != plans*100+7*plans+plans*1000 {
 		t.Errorf("rollups %d", n)
 	}
 	largest, err := w.Largest(t.Context())

@@ -63,7 +63,7 @@ func totalsHeader(before []string) []string {
 	for c := range tokens.NumClasses {
 		row = append(row, "tokens_"+c.String())
 	}
-	return row
+	return append(row, "gpu_us", "gpu_hours")
 }
 
 func totalsRow(before []string, t *pb.Totals) []string {
@@ -74,7 +74,13 @@ func totalsRow(before []string, t *pb.Totals) []string {
 	for c := range tokens.NumClasses {
 		row = append(row, strconv.FormatInt(t.GetTokens()[c.String()], 10))
 	}
-	return row
+	return append(row, strconv.FormatInt(t.GetGpuUs(), 10), gpuHours(t.GetGpuUs()))
+}
+
+// gpuHours is time of GPUs in hours of whole devices, to the nearest 4 ms; gpu_us
+// is exact.
+func gpuHours(micros int64) string {
+	return strconv.FormatFloat(float64(micros)/3_600_000_000, 'f', 6, 64)
 }
 
 func groupRows(m *pb.GroupsResponse) [][]string {
@@ -116,6 +122,7 @@ func seriesRows(m *pb.TimeSeriesResponse) [][]string {
 	if m.Allocation != nil {
 		header = append(header, "allocated_cost_usd")
 	}
+	header = append(header, "gpu_us", "gpu_hours")
 	rows := [][]string{header}
 	for _, s := range m.Series {
 		cells := groupCells(s.Group, s.Other, width)
@@ -125,6 +132,7 @@ func seriesRows(m *pb.TimeSeriesResponse) [][]string {
 			if m.Allocation != nil {
 				row = append(row, s.AllocatedCostUsd[i])
 			}
+			row = append(row, strconv.FormatInt(s.GpuUs[i], 10), gpuHours(s.GpuUs[i]))
 			rows = append(rows, row)
 		}
 	}

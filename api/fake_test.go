@@ -219,6 +219,7 @@ func (f *fakeReports) TimeSeries(_ context.Context, req *report.TimeSeriesReques
 		Series: []report.Series{{
 			Group: report.Group{Values: []string{"search"}, Totals: fakeTotals(1)},
 			Cost:  []money.Sum{money.SumOf(1), money.SumOf(-2)}, Requests: []int64{4, 6},
+			GPUMicros: []int64{5_400_000_000, 0},
 		}},
 		Totals: fakeTotals(1), Coverage: fakeCoverage, Allocation: fakeAllocation(req.Allocation),
 	}

@@ -74,7 +74,7 @@ func (r *reportService) QueryTimeSeries(ctx context.Context, req *pb.TimeSeriesR
 	}
 	for i := range out.Series {
 		s := &out.Series[i]
-		m := &pb.Series{Group: s.Values, Other: s.Other, Requests: s.Requests, Totals: totalsMessage(&s.Totals)}
+		m := &pb.Series{Group: s.Values, Other: s.Other, Requests: s.Requests, GpuUs: s.GPUMicros, Totals: totalsMessage(&s.Totals)}
 		for _, cost := range s.Cost {
 			m.CostUsd = append(m.CostUsd, cost.String())
 		}

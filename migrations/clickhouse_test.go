@@ -101,6 +101,49 @@ func TestClickHouseAfterKill(t *testing.T) {
 	}
 }
 
+// TestClickHouseRollsUpStoredGPUTime stores time of GPUs as a program did that did
+// not roll it up, and migrates, twice. A plan that was under way has stored the
+// second entry of b and not its rollups.
+func TestClickHouseRollsUpStoredGPUTime(t *testing.T) {
+	dsn := testenv.ClickHouse(t)
+	if err := migrations.ClickHouse(t.Context(), dsn); err != nil {
+		t.Fatal(err)
+	}
+	db := openClickHouse(t, dsn)
+	const back = "ALTER TABLE schema_version DELETE WHERE version >= 8 SETTINGS mutations_sync = 2"
+	for _, sql := range []string{
+		"ALTER TABLE rollup_hour DROP COLUMN sum_gpu_us", back,
+		`INSERT INTO entry (tenant_id, seq, kind, occurred_at, model, team, status, gpu_us) VALUES
+			('a', 1, 'usage', '2026-03-01 10:59:59.999999', 'p5', 'x', 'ok', 60), ('a', 2, 'usage', '2026-03-01 11:00:00', 'p5', 'x', 'ok', 30),
+			('a', 3, 'correction', '2026-03-01 11:00:00', 'p5', 'x', 'ok', -10), ('a', 4, 'usage', '2026-03-01 11:30:00', 'gpt', 'y', 'ok', 0),
+			('b', 1, 'usage', '2026-03-01 10:00:00', 'p5', '', 'ok', 5), ('b', 2, 'usage', '2026-03-01 10:00:00', 'p5', '', 'ok', 7)`,
+		`INSERT INTO rollup_hour (tenant_id, dimension, hour, value, sum_requests, sum_corrections) VALUES
+			('a', '', 492322, '', 1, 0), ('a', '', 492323, '', 2, 1), ('b', '', 492322, '', 1, 0)`,
+	} {
+		if err := db.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	for range 2 {
+		if err := migrations.ClickHouse(t.Context(), dsn); err != nil {
+			t.Fatal(err)
+		}
+		var got string
+		if err := db.QueryRow(t.Context(), `SELECT arrayStringConcat(arraySort(groupArray(line)), ' ') FROM (
+			SELECT concat(tenant_id, '/', dimension, '=', value, '@', toString(hour - 492322), ':', toString(sum(sum_gpu_us))) AS line FROM rollup_hour
+			WHERE dimension IN ('', 'team', 'status') GROUP BY tenant_id, dimension, value, hour)`).Scan(&got); err != nil {
+			t.Fatal(err)
+		}
+		const want = "a/=@0:60 a/=@1:20 a/status=ok@0:60 a/status=ok@1:20 a/team=x@0:60 a/team=x@1:20 b/=@0:5 b/status=ok@0:5 b/team=@0:5"
+		if got != want {
+			t.Errorf("%s\nwant %s", got, want)
+		}
+		if err := db.Exec(t.Context(), back); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestClickHouseRefusesNewer(t *testing.T) {
 	dsn := testenv.ClickHouse(t)
 	if err := migrations.ClickHouse(t.Context(), dsn); err != nil {

@@ -303,6 +303,7 @@ func naive(sums map[string]*finding.Rollup, e *chain.Entry) {
 		}
 		r.Requests++
 		r.Tokens[0] += e.Event.Tokens[0]
+		r.GPUMicros += e.Event.GPUMicros
 		if !e.Priced {
 			r.Unpriced++
 		} else if err := r.Cost.AddPico(e.Cost); err != nil {

@@ -157,6 +157,8 @@ type Series struct {
 	Group
 	Cost     []money.Sum // one per bucket
 	Requests []int64     // one per bucket
+	// GPUMicros is time of GPUs in microseconds of whole devices, one per bucket.
+	GPUMicros []int64
 	// Allocated is how much of Cost is allocated; nil without an allocation.
 	Allocated []money.Sum
 }

@@ -23,7 +23,8 @@ Usage that carries no value of a dimension is untagged and a group of its own,
 unless --allocate says whose it is shown as: "default_owner" shows it as that of the
 dimension's default owner at the time (tallystick mapping owners), "proportional"
 divides its cost among the groups as they cost themselves. Neither changes the
-total: what is allocated stands in a column of its own.
+total: what is allocated stands in a column of its own. Where time of GPUs is in the
+window, it stands beside its cost, in hours of whole devices.
 
 Exit codes: 2 usage, 4 authentication, 5 not found, 7 unavailable.`
 
@@ -92,23 +93,32 @@ func (f *costFlags) readWindow() (*pb.Window, error) {
 // print shows the groups, and with an allocation what their cost consists of.
 func (f *costFlags) print(w io.Writer, res *pb.GroupsResponse) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	row := func(name, direct, allocated, total, requests string) {
+	gpus := res.Totals.GetGpuUs() != 0
+	row := func(name, direct, allocated, total, requests, hours string) {
 		cells := []string{name, direct, allocated, total, requests}
+		if gpus {
+			cells = append(cells, hours)
+		}
 		if res.Allocation == nil {
 			cells = slices.Delete(cells, 1, 3)
 		}
 		fmt.Fprintln(t, strings.Join(cells, "\t"))
 	}
-	row(strings.ToUpper(strings.Join(f.by, "/")), "DIRECT USD", "ALLOCATED USD", "TOTAL USD", "REQUESTS")
+	row(strings.ToUpper(strings.Join(f.by, "/")), "DIRECT USD", "ALLOCATED USD", "TOTAL USD", "REQUESTS", "GPU HOURS")
 	for _, g := range res.Groups {
-		row(groupName(g), g.Direct.GetCostUsd(), g.Allocated.GetCostUsd(), g.Totals.GetCostUsd(), fmt.Sprint(g.Totals.GetRequests()))
+		row(groupName(g), g.Direct.GetCostUsd(), g.Allocated.GetCostUsd(), g.Totals.GetCostUsd(), fmt.Sprint(g.Totals.GetRequests()), gpuHours(g.Totals))
 	}
 	direct, err := directCost(res)
 	if err != nil {
 		return err
 	}
-	row("total", direct, res.Allocation.GetAllocated().GetCostUsd(), res.Totals.GetCostUsd(), fmt.Sprint(res.Totals.GetRequests()))
+	row("total", direct, res.Allocation.GetAllocated().GetCostUsd(), res.Totals.GetCostUsd(), fmt.Sprint(res.Totals.GetRequests()), gpuHours(res.Totals))
 	return t.Flush()
+}
+
+// gpuHours is time of GPUs in hours of whole devices.
+func gpuHours(t *pb.Totals) string {
+	return fmt.Sprintf("%.3f", float64(t.GetGpuUs())/3_600_000_000)
 }
 
 // directCost is what of the total is not allocated.

@@ -62,7 +62,9 @@ type Series struct {
 	Other    bool     `json:"other"`
 	CostUSD  []string `json:"cost_usd"`
 	Requests []Int    `json:"requests"`
-	Totals   Totals   `json:"totals"`
+	// GPUMicros is empty where a server of before does not tell.
+	GPUMicros []Int  `json:"gpu_us"`
+	Totals    Totals `json:"totals"`
 }
 
 // Groups is a window by group.

@@ -27,4 +27,5 @@ type Rollup struct {
 	Estimated int64
 	Cost      money.Sum // of priced entries
 	Tokens    tokens.Vector
+	GPUMicros int64 // time of GPUs, in microseconds of whole devices
 }

@@ -50,6 +50,7 @@ type Sums struct {
 	Requests, Failed, Unpriced, Estimated, Corrections int64
 	Cost                                               money.Sum
 	Tokens                                             tokens.Vector
+	GPUMicros                                          int64
 }
 
 // key names a cell. The tenant and the value are symbols.
@@ -96,7 +97,9 @@ func New() *Rollup {
 func (r *Rollup) Name() string { return "rollup" }
 
 // Version of the state and of what is emitted.
-func (r *Rollup) Version() int { return 1 }
+//
+// Version 2 sums the time of GPUs too.
+func (r *Rollup) Version() int { return 2 }
 
 // Apply adds an entry. Only usage and corrections carry anything to sum.
 func (r *Rollup) Apply(e *chain.Entry) error {
@@ -119,12 +122,14 @@ func (s *Sums) add(e *chain.Entry) error {
 		// The call itself was counted with the entry that it corrects.
 		s.Corrections++
 		s.Estimated += e.Corrected.Estimated
+		s.GPUMicros += e.Corrected.GPUMicros
 		for i, n := range &e.Corrected.Tokens {
 			s.Tokens[i] += n
 		}
 		return nil
 	}
 	s.Requests++
+	s.GPUMicros += e.Event.GPUMicros
 	if e.Event.Status != "" && e.Event.Status != event.StatusOK {
 		s.Failed++
 	}
@@ -144,6 +149,7 @@ func (s *Sums) merge(o *Sums) error {
 	s.Unpriced += o.Unpriced
 	s.Estimated += o.Estimated
 	s.Corrections += o.Corrections
+	s.GPUMicros += o.GPUMicros
 	for i, n := range &o.Tokens {
 		s.Tokens[i] += n
 	}
@@ -237,7 +243,7 @@ func (r *Rollup) emit(emit func(*finding.Rollup) error) error {
 			Tenant: r.symbols.names[k.tenant], Hour: int64(k.hour) * 3600,
 			Dimension: dimensionNames[k.dimension], Value: r.symbols.names[k.value],
 			Requests: s.Requests, Failed: s.Failed, Unpriced: s.Unpriced, Estimated: s.Estimated, Corrections: s.Corrections,
-			Cost: s.Cost, Tokens: s.Tokens,
+			Cost: s.Cost, Tokens: s.Tokens, GPUMicros: s.GPUMicros,
 		}
 		if err := emit(&r.emitted); err != nil {
 			return err
@@ -322,7 +328,7 @@ func (r *Rollup) Each(fn func(*finding.Rollup) bool) {
 			Tenant: r.symbols.names[k.tenant], Hour: int64(k.hour) * 3600,
 			Dimension: dimensionNames[k.dimension], Value: r.symbols.names[k.value],
 			Requests: s.Requests, Failed: s.Failed, Unpriced: s.Unpriced, Estimated: s.Estimated, Corrections: s.Corrections,
-			Cost: s.Cost, Tokens: s.Tokens,
+			Cost: s.Cost, Tokens: s.Tokens, GPUMicros: s.GPUMicros,
 		})
 		if !more {
 			return

@@ -3,6 +3,7 @@ package rollup
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math"
 	"runtime"
 	"slices"
@@ -50,8 +51,8 @@ func apply(t testing.TB, r *Rollup, es ...*chain.Entry) {
 
 // show is a row as one line.
 func show(r *finding.Rollup) string {
-	return fmt.Sprintf("%s %d %q=%q n=%d failed=%d unpriced=%d estimated=%d corrections=%d %s %d", r.Tenant, r.Hour/3600-testHour,
-		r.Dimension, r.Value, r.Requests, r.Failed, r.Unpriced, r.Estimated, r.Corrections, r.Cost, r.Tokens.Total())
+	return fmt.Sprintf("%s %d %q=%q n=%d failed=%d unpriced=%d estimated=%d corrections=%d %s %d gpu=%d", r.Tenant, r.Hour/3600-testHour,
+		r.Dimension, r.Value, r.Requests, r.Failed, r.Unpriced, r.Estimated, r.Corrections, r.Cost, r.Tokens.Total(), r.GPUMicros)
 }
 
 func TestWhatIsSummed(t *testing.T) {
@@ -63,6 +64,12 @@ func TestWhatIsSummed(t *testing.T) {
 		entry("a", testHour, func(e *chain.Entry) {
 			e.Kind, e.Event.Team, e.Cost = chain.Correction, "x", -3
 			e.Corrected = chain.Corrected{Priced: true, Unpriced: -1, Estimated: 1, Tokens: tokens.Vector{-4, 1}}
+		}),
+		entry("c", testHour, func(e *chain.Entry) { e.Event.Tokens, e.Event.GPUMicros = tokens.Vector{}, 90 }),
+		// A correction holds what counts from here on, and adds the difference.
+		entry("c", testHour, func(e *chain.Entry) {
+			e.Kind, e.Event.Tokens, e.Event.GPUMicros, e.Cost = chain.Correction, tokens.Vector{}, 60, 0
+			e.Corrected = chain.Corrected{Priced: true, GPUMicros: -30}
 		}),
 		// Stopped before it was sent: it has no price, and is not unpriced.
 		entry("b", testHour, func(e *chain.Entry) {
@@ -79,18 +86,21 @@ func TestWhatIsSummed(t *testing.T) {
 		}
 	}
 	want := []string{
-		`a -1 ""="" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
-		`a -1 "team"="" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
-		`a -1 "status"="ok" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
-		`a 0 ""="" n=2 failed=1 unpriced=0 estimated=2 corrections=1 0.000000000002 17`,
-		`a 0 "team"="" n=1 failed=0 unpriced=1 estimated=1 corrections=0 0.000000000000 10`,
-		`a 0 "team"="x" n=1 failed=1 unpriced=-1 estimated=1 corrections=1 0.000000000002 7`,
-		`a 0 "status"="error" n=1 failed=1 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
-		`a 0 "status"="ok" n=1 failed=0 unpriced=0 estimated=2 corrections=1 -0.000000000003 7`,
-		`b 0 ""="" n=2 failed=1 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
-		`b 0 "team"="x" n=2 failed=1 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
-		`b 0 "status"="killed" n=1 failed=1 unpriced=0 estimated=0 corrections=0 0.000000000000 0`,
-		`b 0 "status"="ok" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10`,
+		`a -1 ""="" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10 gpu=0`,
+		`a -1 "team"="" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10 gpu=0`,
+		`a -1 "status"="ok" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10 gpu=0`,
+		`a 0 ""="" n=2 failed=1 unpriced=0 estimated=2 corrections=1 0.000000000002 17 gpu=0`,
+		`a 0 "team"="" n=1 failed=0 unpriced=1 estimated=1 corrections=0 0.000000000000 10 gpu=0`,
+		`a 0 "team"="x" n=1 failed=1 unpriced=-1 estimated=1 corrections=1 0.000000000002 7 gpu=0`,
+		`a 0 "status"="error" n=1 failed=1 unpriced=0 estimated=0 corrections=0 0.000000000005 10 gpu=0`,
+		`a 0 "status"="ok" n=1 failed=0 unpriced=0 estimated=2 corrections=1 -0.000000000003 7 gpu=0`,
+		`b 0 ""="" n=2 failed=1 unpriced=0 estimated=0 corrections=0 0.000000000005 10 gpu=0`,
+		`b 0 "team"="x" n=2 failed=1 unpriced=0 estimated=0 corrections=0 0.000000000005 10 gpu=0`,
+		`b 0 "status"="killed" n=1 failed=1 unpriced=0 estimated=0 corrections=0 0.000000000000 0 gpu=0`,
+		`b 0 "status"="ok" n=1 failed=0 unpriced=0 estimated=0 corrections=0 0.000000000005 10 gpu=0`,
+		`c 0 ""="" n=1 failed=0 unpriced=0 estimated=0 corrections=1 0.000000000005 0 gpu=60`,
+		`c 0 "team"="" n=1 failed=0 unpriced=0 estimated=0 corrections=1 0.000000000005 0 gpu=60`,
+		`c 0 "status"="ok" n=1 failed=0 unpriced=0 estimated=0 corrections=1 0.000000000005 0 gpu=60`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -178,7 +188,9 @@ func drawEntry(t *rapid.T) *chain.Entry {
 		e.Cost = money.Pico(rapid.Int64().Draw(t, "cost"))
 	}
 	e.Event.Tokens[rapid.IntRange(0, int(tokens.NumClasses)-1).Draw(t, "class")] = rapid.Int64Range(0, 1e12).Draw(t, "tokens")
+	e.Event.GPUMicros = rapid.Int64Range(0, 1e12).Draw(t, "gpu")
 	if e.Kind == chain.Correction {
+		e.Corrected.GPUMicros = rapid.Int64Range(-1e12, 1e12).Draw(t, "gpu delta")
 		e.Corrected.Unpriced, e.Corrected.Estimated = rapid.Int64Range(-1, 1).Draw(t, "unpriced"), rapid.Int64Range(-1, 1).Draw(t, "estimated")
 		e.Corrected.Tokens[rapid.IntRange(0, int(tokens.NumClasses)-1).Draw(t, "delta class")] = rapid.Int64Range(-1e12, 1e12).Draw(t, "delta")
 	}
@@ -207,6 +219,7 @@ func TestBatchingChangesNothing(t *testing.T) {
 			for i := range s.Tokens {
 				s.Tokens[i] += f.Tokens[i]
 			}
+			s.GPUMicros += f.GPUMicros
 			return s.Cost.Add(f.Cost)
 		}
 		for i, e := range es {
@@ -341,4 +354,29 @@ func BenchmarkApply(b *testing.B) {
 		}
 	}
 	runtime.KeepAlive(rows)
+}
+
+// In every dimension the time of GPUs is the ledger's: what usage entries account
+// for, and what corrections change of it.
+func TestGPUTimeIsTheLedgers(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		r, want, got := New(), map[string]int64{}, map[string]int64{}
+		for _, e := range rapid.SliceOfN(rapid.Custom(drawEntry), 1, 60).Draw(rt, "entries") {
+			for _, dimension := range dimensionNames {
+				switch e.Kind {
+				case chain.Usage:
+					want[e.Event.Tenant+"/"+dimension] += e.Event.GPUMicros
+				case chain.Correction:
+					want[e.Event.Tenant+"/"+dimension] += e.Corrected.GPUMicros
+				}
+			}
+			apply(t, r, e)
+		}
+		for _, row := range flush(t, r) {
+			got[row.Tenant+"/"+row.Dimension] += row.GPUMicros
+		}
+		if !maps.Equal(got, want) {
+			rt.Fatalf("%v, want %v", got, want)
+		}
+	})
 }

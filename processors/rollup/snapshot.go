@@ -51,7 +51,7 @@ func appendSums(b []byte, s *Sums) []byte {
 	for _, n := range &s.Tokens {
 		b = binary.AppendVarint(b, n)
 	}
-	return b
+	return binary.AppendVarint(b, s.GPUMicros)
 }
 
 // Restore replaces the state. On an error the state is not to be used.
@@ -84,8 +84,8 @@ func (r *Rollup) Restore(b []byte) error {
 	return nil
 }
 
-// minCellBytes is the size of the smallest cell: 4 for its key and 17 numbers.
-const minCellBytes = 4 + 5 + 2 + 10
+// minCellBytes is the size of the smallest cell: 4 for its key and 18 numbers.
+const minCellBytes = 4 + 5 + 2 + 10 + 1
 
 type decoder struct {
 	b   []byte
@@ -175,4 +175,5 @@ func (d *decoder) sums(s *Sums) {
 	for i := range s.Tokens {
 		s.Tokens[i] = d.varint()
 	}
+	s.GPUMicros = d.varint()
 }

@@ -456,8 +456,10 @@ type Series struct {
 	Allocated *Totals `protobuf:"bytes,7,opt,name=allocated,proto3" json:"allocated,omitempty"`
 	// How much of cost_usd is allocated, one per bucket.
 	AllocatedCostUsd []string `protobuf:"bytes,8,rep,name=allocated_cost_usd,json=allocatedCostUsd,proto3" json:"allocated_cost_usd,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Time of GPUs in microseconds of whole devices, one per bucket.
+	GpuUs         []int64 `protobuf:"varint,9,rep,packed,name=gpu_us,json=gpuUs,proto3" json:"gpu_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Series) Reset() {
@@ -542,6 +544,13 @@ func (x *Series) GetAllocated() *Totals {
 func (x *Series) GetAllocatedCostUsd() []string {
 	if x != nil {
 		return x.AllocatedCostUsd
+	}
+	return nil
+}
+
+func (x *Series) GetGpuUs() []int64 {
+	if x != nil {
+		return x.GpuUs
 	}
 	return nil
 }
@@ -1162,7 +1171,7 @@ const file_tallystick_v1_report_proto_rawDesc = "" +
 	"\bcoverage\x18\x04 \x01(\v2\x17.tallystick.v1.CoverageR\bcoverage\x129\n" +
 	"\n" +
 	"allocation\x18\x05 \x01(\v2\x19.tallystick.v1.AllocationR\n" +
-	"allocation\"\xac\x02\n" +
+	"allocation\"\xc3\x02\n" +
 	"\x06Series\x12\x14\n" +
 	"\x05group\x18\x01 \x03(\tR\x05group\x12\x14\n" +
 	"\x05other\x18\x02 \x01(\bR\x05other\x12\x19\n" +
@@ -1171,7 +1180,8 @@ const file_tallystick_v1_report_proto_rawDesc = "" +
 	"\x06totals\x18\x05 \x01(\v2\x15.tallystick.v1.TotalsR\x06totals\x12-\n" +
 	"\x06direct\x18\x06 \x01(\v2\x15.tallystick.v1.TotalsR\x06direct\x123\n" +
 	"\tallocated\x18\a \x01(\v2\x15.tallystick.v1.TotalsR\tallocated\x12,\n" +
-	"\x12allocated_cost_usd\x18\b \x03(\tR\x10allocatedCostUsd\"\xd5\x01\n" +
+	"\x12allocated_cost_usd\x18\b \x03(\tR\x10allocatedCostUsd\x12\x15\n" +
+	"\x06gpu_us\x18\t \x03(\x03R\x05gpuUs\"\xd5\x01\n" +
 	"\rGroupsRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12-\n" +
 	"\x06window\x18\x02 \x01(\v2\x15.tallystick.v1.WindowR\x06window\x12\x19\n" +
