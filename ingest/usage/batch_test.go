@@ -93,7 +93,7 @@ func TestBatchReaderSplits(t *testing.T) {
 			t.Errorf("%q: %d lines", other, len(got))
 		}
 	}
-	long := strings.Replace(chatLine, "2 + 2 equals 4.", strings.Repeat("all work ", 8<<20), 1)
+	long := strings.Replace(chatLine, "2 + 2 equals 4.", strings.Repeat("all work ", 1<<20), 1)
 	if got := lines(OpenAIBatch, true, []byte(long+"\n"+embedLine)); len(got) != 2 || got[0].Tokens != lines(OpenAIBatch, true, []byte(chatLine))[0].Tokens {
 		t.Errorf("a line of %d bytes: %+v", len(long), got)
 	}
