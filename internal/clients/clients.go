@@ -8,6 +8,8 @@
 // Streams, tools, errors, retries by the client, streams that the client leaves,
 // streams that the provider cuts off, and refusals by the proxy are among the calls.
 //
+// TestClientsBedrock has boto3 call a provider that takes the tenant's AWS signature only.
+//
 // Its last line counts:
 //
 //	clients: calls=… replayed=… attempts=… entries=… missing=0 doubled=0 wrong_tokens=0 provider_complaints=0
