@@ -219,12 +219,18 @@ func (r routes) find(req *http.Request) (t target, ok bool) {
 	if host == "" {
 		host = t.up.host(t.place)
 	}
-	// What climbs out of the base would be another endpoint than the one judged.
-	if strings.Contains(t.path, "/../") || strings.HasSuffix(t.path, "/..") || strings.Contains(t.path, "//") {
+	if climbs(t.path) {
 		return t, false
 	}
 	t.call = usage.Detect(req.Method, host, t.path)
 	return t, true
+}
+
+// climbs reports a path, escaped or not, that a provider may take for another one
+// than the one that is judged: it has a segment that is empty, "." or "..".
+func climbs(path string) bool {
+	plain, err := url.PathUnescape(path)
+	return err != nil || strings.Contains(plain, "//") || strings.Contains(plain+"/", "/./") || strings.Contains(plain+"/", "/../")
 }
 
 // cutSegment takes the first part of a path off.

@@ -247,6 +247,11 @@ func TestRefusals(t *testing.T) {
 		{"too large", "/openai/v1/chat/completions", strings.Repeat("x", 2000), policy{}, 413, event.StatusError, "body_too_large", "", 1},
 		{"unknown path", "/nobody/v1/chat/completions", chatRequest, policy{}, 404, "", "", "", 0},
 		{"climbing", "/openai/v1/../v1/chat/completions", chatRequest, policy{}, 404, "", "", "", 0},
+		{"climbing escaped", "/openai/v1/%2e%2E/v1/chat/completions", chatRequest, policy{}, 404, "", "", "", 0},
+		{"climbing by an escaped slash", "/openai/v1/x%2f..%2Fchat/completions", chatRequest, policy{}, 404, "", "", "", 0},
+		{"standing still", "/openai/v1/%2e/chat/completions", chatRequest, policy{}, 404, "", "", "", 0},
+		{"ending above", "/openai/v1/chat/%2e.", chatRequest, policy{}, 404, "", "", "", 0},
+		{"an empty segment", "/openai/v1/%2fchat/completions", chatRequest, policy{}, 404, "", "", "", 0},
 		{"killed listing", "/openai/v1/models", "", policy{killed: true}, 451, "", "", "", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {

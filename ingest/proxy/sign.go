@@ -86,8 +86,6 @@ func withoutSignature(query string) string {
 // unsigned is the refusal of a call that could not be signed; nil is another error's.
 func unsigned(err error, provider string) *refusal {
 	switch {
-	case errors.Is(err, sigv4.ErrPath):
-		return &refusal{code: http.StatusBadRequest, kind: "bad_path", text: "the path is wrongly escaped, or has a part that is . or .."}
 	case errors.Is(err, errNoRegion):
 		return &refusal{code: http.StatusBadGateway, kind: "no_region", text: "where " + provider + " is says no region: give it region=… in proxy.upstreams", cause: err}
 	case errors.Is(err, sigv4.ErrCredential):

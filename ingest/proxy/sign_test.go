@@ -241,7 +241,7 @@ func TestNotSigned(t *testing.T) {
 		{name: "another token", auth: func(r *http.Request) { signedByClient(r); r.Header.Set("X-Api-Key", "tly_x") }, code: 401, kind: "unauthenticated"},
 		{name: "no region", region: "-", code: 502, kind: "no_region", says: "region="},
 		{name: "half a credential", secret: judge.ID + ":" + awsSecret, code: 502, kind: "no_provider_key", says: "no whole AWS credential"},
-		{name: "climbing", path: "/bedrock/model/%2e%2E/x/converse", code: 400, kind: "bad_path"},
+		{name: "climbing", path: "/bedrock/model/%2e%2E/x/converse", code: 404, kind: "unknown_route"},
 		{name: "both directions", path: "/bedrock/model/amazon.nova-sonic-v1%3A0/invoke-with-bidirectional-stream", code: 501, kind: "no_duplex"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
