@@ -23,7 +23,7 @@ const MaxPlanRowsLimit = 1_000_000
 type Options struct {
 	// FlushInterval is how often what is complete is stored; it bounds how old
 	// a report is. Sooner when FlushRows entries wait, and twice as long while a
-	// fifth of that comes in the time.
+	// quarter of that comes in the time.
 	FlushInterval time.Duration
 	FlushRows     int
 	// MaxPlanRows and MaxPlanFrames bound one plan, but for a single commit that

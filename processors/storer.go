@@ -74,12 +74,12 @@ func (st *storer) run(ctx context.Context) {
 }
 
 // interval is how long after the start of a flush the next one starts: twice as
-// long where a fifth of FlushRows comes in FlushInterval, going by the entries
+// long where a quarter of FlushRows comes in FlushInterval, going by the entries
 // of the last flush and the time that they came in. ClickHouse spends less on an
 // entry the more come at once.
 func (st *storer) interval(rows int, in time.Duration) time.Duration {
 	interval := st.r.opts.FlushInterval
-	if float64(rows)*float64(interval) >= float64(st.r.opts.FlushRows/5)*float64(in) {
+	if float64(rows)*float64(interval) >= float64(st.r.opts.FlushRows/4)*float64(in) {
 		interval *= 2
 	}
 	return interval

@@ -19,7 +19,8 @@ func TestInterval(t *testing.T) {
 		{8_000, usual, usual},
 		{16_000, long, usual},
 		{24_000, 1200 * time.Millisecond, usual},
-		{10_000, usual, long},
+		{12_000, usual, usual},
+		{12_500, usual, long},
 		{34_000, long, long},
 		{50_000, 300 * time.Millisecond, long},
 	} {
