@@ -547,3 +547,64 @@ func (c *counting) Submit(ctx context.Context, who authn.Principal, events []eve
 type roomOf struct{ full atomic.Bool }
 
 func (r *roomOf) Full() bool { return r.full.Load() }
+
+// TestResultsAreNear: what a provider says of batches names their results below the
+// client's base URL, and the results are read there; all else is as it was said.
+func TestResultsAreNear(t *testing.T) {
+	const (
+		about = `{"id":"msgbatch_1","type":"message_batch","results_url":%s"https://api.anthropic.com%s/v1/messages/batches/msgbatch_1/results","ended_at":null,"url":"https://api.anthropic.com/v1/messages/batches/msgbatch_1"}`
+		near  = `{"id":"msgbatch_1","type":"message_batch","results_url":%s"/v1/messages/batches/msgbatch_1/results","ended_at":null,"url":"https://api.anthropic.com/v1/messages/batches/msgbatch_1"}`
+		one   = "/v1/messages/batches/msgbatch_1"
+	)
+	long := `{"results_url":"https://api.anthropic.com` + one + `/results","x":"` + strings.Repeat("x", 5<<20) + `"}`
+	for _, c := range []struct {
+		name, method, path, said, want string
+		flush                          bool
+	}{
+		{"one", "GET", one, fmt.Sprintf(about, "", ""), fmt.Sprintf(near, ""), false},
+		{"chunked", "GET", one, fmt.Sprintf(about, " ", ""), fmt.Sprintf(near, " "), true},
+		{"made", "POST", "/v1/messages/batches", fmt.Sprintf(about, "", ""), fmt.Sprintf(near, ""), false},
+		{"cancelled", "POST", one + "/cancel", fmt.Sprintf(about, "", ""), fmt.Sprintf(near, ""), false},
+		{"below a gateway", "GET", one, fmt.Sprintf(about, "", "/eu/claude"), fmt.Sprintf(near, ""), false},
+		{"a list", "GET", "/v1/messages/batches?limit=2", `{"data":[` + fmt.Sprintf(about, "", "") + "," + fmt.Sprintf(about, "", "") + `]}`, `{"data":[` + fmt.Sprintf(near, "") + "," + fmt.Sprintf(near, "") + `]}`, false},
+		{"not ended", "GET", one, `{"results_url":null}`, `{"results_url":null}`, false},
+		{"longer than is held", "GET", one, long, long, false},
+		{"of something else", "GET", "/v1/models", fmt.Sprintf(about, "", ""), fmt.Sprintf(about, "", ""), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, func(w http.ResponseWriter, r *http.Request) {
+				if got := r.Header.Get("Accept-Encoding"); strings.HasPrefix(r.URL.Path, "/v1/messages/batches") && got != "identity" {
+					t.Errorf("the provider is asked for %q", got)
+				}
+				if c.flush {
+					_, _ = io.WriteString(w, c.said[:70])
+					_ = http.NewResponseController(w).Flush()
+					_, _ = io.WriteString(w, c.said[70:])
+					return
+				}
+				w.Header().Set("Content-Length", fmt.Sprint(len(c.said)))
+				_, _ = io.WriteString(w, c.said)
+			}, nil)
+			req := w.request(c.method, "/anthropic"+c.path, "")
+			req.Header.Set("Accept-Encoding", "gzip")
+			resp := w.do(req)
+			b, err := io.ReadAll(resp.Body)
+			if err != nil || resp.StatusCode != 200 || string(b) != c.want {
+				t.Errorf("status %d, %d bytes %.200s, %v", resp.StatusCode, len(b), b, err)
+			}
+		})
+	}
+}
+
+// TestResultsBrokenOff: an answer about a batch that breaks off is not made whole.
+func TestResultsBrokenOff(t *testing.T) {
+	w := newWorld(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"id":"msgbatch_1",`)
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}, nil)
+	resp := w.do(w.request("GET", "/anthropic/v1/messages/batches/msgbatch_1", ""))
+	if b, err := io.ReadAll(resp.Body); err == nil {
+		t.Errorf("it came as a whole answer: %q", b)
+	}
+}

@@ -48,6 +48,9 @@ var errForeign = errors.New("proxy: bases of tenants are not served")
 // request is what goes upstream, and by whom. The body is handed over with it.
 func (x *exchange) request() (http.RoundTripper, *http.Request, error) {
 	to, req, err := x.requestOf(&x.to, &x.key)
+	if err == nil && x.tellsBatches() {
+		req.Header.Set("Accept-Encoding", "identity")
+	}
 	if err == nil {
 		err = x.sign(req)
 	}
@@ -106,6 +109,9 @@ const statusClientGone = 499
 // answer passes the response on and meters it.
 func (x *exchange) answer() error {
 	resp := x.resp
+	if x.tellsBatches() {
+		nearResults(resp)
+	}
 	contentType := resp.Header.Get("Content-Type")
 	framing := usage.FramingOf(contentType)
 	x.stream = x.to.call.Batch == "" && (framing == usage.SSE || framing == usage.EventStream)

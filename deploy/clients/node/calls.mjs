@@ -46,11 +46,33 @@ async function readStream(stream, job, out) {
   out.usage = count(usage);
 }
 
+// The lines of a batch's results, and what they used together.
+async function readBatch(c, job, out) {
+  Object.assign(out, { events: 0, usage: { prompt: 0, completion: 0 } });
+  const add = (usage) => {
+    const used = count(usage);
+    out.events++;
+    out.usage.prompt += used?.prompt ?? 0;
+    out.usage.completion += used?.completion ?? 0;
+  };
+  if (which === "anthropic") {
+    const lines = await c.messages.batches.results(job.request.id, {}, { headers: job.headers, maxRetries: 0 });
+    for await (const line of lines) add(line.result.message?.usage);
+    return;
+  }
+  const file = await c.files.content(job.request.id, { headers: job.headers, maxRetries: 0 });
+  for (const line of (await file.text()).trim().split("\n")) add(JSON.parse(line).response?.body.usage);
+}
+
 async function run(line) {
   const job = JSON.parse(line);
   const out = { id: job.id, ok: false };
   const c = client(job.token || process.env.TALLYSTICK_TOKEN);
   try {
+    if (job.method === "batch_results") {
+      await readBatch(c, job, out);
+      return JSON.stringify({ ...out, ok: true });
+    }
     const { data, response } = await resource[job.method](c)
       .create(job.request, { headers: job.headers, maxRetries: job.retries ?? 0, timeout: 60_000 })
       .withResponse();

@@ -67,10 +67,30 @@ def read_stream(stream, job, out):
     out["usage"] = count(usage)
 
 
+def read_batch(c, job, out):
+    """The lines of a batch's results, and what they used together."""
+    out.update(events=0, usage={"prompt": 0, "completion": 0})
+    if sys.argv[1] == "anthropic":
+        lines = c.messages.batches.results(job["request"]["id"], extra_headers=job["headers"])
+        usages = (count(line.result.message.usage) if line.result.type == "succeeded" else None for line in lines)
+    else:
+        lines = c.files.content(job["request"]["id"], extra_headers=job["headers"]).text.splitlines()
+        answers = (json.loads(line)["response"] for line in lines)
+        usages = ({"prompt": a["body"]["usage"]["prompt_tokens"], "completion": a["body"]["usage"]["completion_tokens"]} if a else None for a in answers)
+    for used in usages:
+        out["events"] += 1
+        for name in out["usage"]:
+            out["usage"][name] += used[name] if used else 0
+    out["ok"] = True
+
+
 def run(line):
     job = json.loads(line)
     out = {"id": job["id"], "ok": False}
     c = client(job.get("token") or os.environ["TALLYSTICK_TOKEN"]).with_options(max_retries=job.get("retries", 0))
+    if job["method"] == "batch_results":
+        read_batch(c, job, out)
+        return json.dumps(out)
     create = resource(c, job["method"]).with_raw_response.create
     known = inspect.signature(resource(c, job["method"]).create).parameters
     request = dict(job["request"])
