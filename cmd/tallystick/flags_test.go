@@ -13,9 +13,10 @@ import (
 var (
 	// noSecret are flags whose names sound like one, with what they take.
 	noSecret = map[string]string{
-		"key":     "public keys of checkpoints",
-		"kms-key": "the name of a key, in a service that keeps it",
-		"tokens":  "how many tokens a minute",
+		"agents-pepper-vault": "where it is, in a service that keeps it",
+		"key":                 "public keys of checkpoints",
+		"kms-key":             "the name of a key, in a service that keeps it",
+		"tokens":              "how many tokens a minute",
 	}
 	secretName = regexp.MustCompile(`(?i)(^|-)(token|secret|password|passphrase|dsn|key|value|pepper|credential)s?($|-)`)
 	takesFile  = regexp.MustCompile(`-(file|files|dir|id|kind|days)$`)
