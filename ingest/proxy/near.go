@@ -19,9 +19,10 @@ const batchesPath = "/v1/messages/batches"
 // farResults finds such an address; its host and what stands before the path go.
 var farResults = regexp.MustCompile(`("results_url"\s*:\s*")https?://[^"]*?(` + batchesPath + `/[^"]*")`)
 
-// tellsBatches reports a call whose answer says where the results of batches are.
+// tellsBatches reports a call whose answer says where the results of batches are; the
+// results themselves pass as they are.
 func (x *exchange) tellsBatches() bool {
-	return !x.metered && x.r.Method != http.MethodHead && (x.to.path == batchesPath || strings.HasPrefix(x.to.path, batchesPath+"/"))
+	return x.to.call.Batch == "" && x.r.Method != http.MethodHead && (x.to.path == batchesPath || strings.HasPrefix(x.to.path, batchesPath+"/"))
 }
 
 // nearResults lets the answer name its results relative to the client's base URL. One

@@ -25,7 +25,8 @@
 //     is in the event.
 //
 // It never changes a request's body, never chooses a model and never caches an
-// answer. Requests to endpoints that use no tokens (listings, files that are no
+// answer; of answers it changes one thing, the address of a batch's results (near.go).
+// Requests to endpoints that use no tokens (listings, files that are no
 // results) pass without an event.
 package proxy
 
@@ -95,8 +96,8 @@ type Proxy struct {
 
 // Stats are totals since the proxy was made.
 type Stats struct {
-	// Calls were metered, and lines of batches, of which Refused never went upstream and Truncated were
-	// broken off. InFlight is how many are in hand.
+	// Calls were metered, and lines of batches, of which Refused never went upstream
+	// and Truncated were broken off. InFlight is how many are in hand.
 	Calls, Refused, Truncated, InFlight int64
 	// Gap is how many events wait outside the spool because it did not take them.
 	Gap int64
