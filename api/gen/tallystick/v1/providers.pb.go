@@ -35,7 +35,12 @@ type AddProviderKeyRequest struct {
 	// What stands before the provider's own paths; by default the provider's
 	// address. https, and no address of a private network unless the installation
 	// allows those.
-	BaseUrl       string `protobuf:"bytes,4,opt,name=base_url,json=baseUrl,proto3" json:"base_url,omitempty"`
+	BaseUrl string `protobuf:"bytes,4,opt,name=base_url,json=baseUrl,proto3" json:"base_url,omitempty"`
+	// The key as its provider gives it. Of bedrock an API key, or an AWS credential,
+	// with which the proxy signs each call: ACCESS_KEY_ID:SECRET_ACCESS_KEY, with
+	// :SESSION_TOKEN behind that for a temporary one, or the JSON that `aws iam
+	// create-access-key`, `aws sts assume-role` or `aws configure export-credentials`
+	// prints. Required.
 	Value         string `protobuf:"bytes,5,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -363,10 +368,11 @@ func (x *ListProviderKeysResponse) GetNextPageToken() string {
 }
 
 type RotateProviderKeyRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
-	SecretId      string                 `protobuf:"bytes,2,opt,name=secret_id,json=secretId,proto3" json:"secret_id,omitempty"`
-	Value         string                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	TenantId string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	SecretId string                 `protobuf:"bytes,2,opt,name=secret_id,json=secretId,proto3" json:"secret_id,omitempty"`
+	// In a form that AddProviderKeyRequest takes. Required.
+	Value         string `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
