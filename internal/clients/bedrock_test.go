@@ -1,7 +1,6 @@
 package clients
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strconv"
@@ -174,33 +172,9 @@ func awsJobs(all []testenv.Exchange) (jobs []*awsJob) {
 }
 
 // runBoto has boto3 make the calls.
-func runBoto(t *testing.T, s *stack, jobs []*awsJob) (results []result) {
+func runBoto(t *testing.T, s *stack, jobs []*awsJob) []result {
 	t.Helper()
 	here := os.Getenv("TALLYSTICK_CLIENTS")
-	var in, said bytes.Buffer
-	for _, j := range jobs {
-		if err := json.NewEncoder(&in).Encode(j); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cmd := exec.CommandContext(t.Context(), filepath.Join(here, "venv", "bedrock", "bin", "python"), filepath.Join(here, "bedrock", "calls.py"), s.proxy+"/bedrock/us-east-1") //nolint:gosec // of this repository
-	cmd.Env = append(os.Environ(), "TALLYSTICK_TOKEN="+s.token, "NO_PROXY=127.0.0.1", "AWS_EC2_METADATA_DISABLED=true")
-	cmd.Stdin, cmd.Stderr = &in, &said
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("boto3: %v: %s", err, said.Bytes()[max(0, said.Len()-2000):])
-	}
-	lines := bufio.NewScanner(bytes.NewReader(out))
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		var r result
-		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
-			t.Fatalf("boto3: %v: %s", err, lines.Bytes())
-		}
-		results = append(results, r)
-	}
-	if len(results) != len(jobs) {
-		t.Fatalf("boto3: %d results of %d calls", len(results), len(jobs))
-	}
-	return results
+	command := []string{filepath.Join(here, "venv", "bedrock", "bin", "python"), filepath.Join(here, "bedrock", "calls.py"), s.proxy + "/bedrock/us-east-1"}
+	return runCalls(t, s, "boto3", command, []string{"AWS_EC2_METADATA_DISABLED=true"}, jobs)
 }

@@ -1,13 +1,11 @@
 package clients
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -157,41 +155,14 @@ func answers(e *exchange) bool {
 }
 
 // run has the SDK make the calls.
-func (c *sdk) run(t *testing.T, s *stack, list []*job) (results []result) {
+func (c *sdk) run(t *testing.T, s *stack, list []*job) []result {
 	t.Helper()
 	here := os.Getenv("TALLYSTICK_CLIENTS")
-	var in bytes.Buffer
-	enc := json.NewEncoder(&in)
-	for _, j := range list {
-		if err := enc.Encode(j); err != nil {
-			t.Fatal(err)
-		}
-	}
 	command := []string{filepath.Join(here, "venv", "python", "bin", "python"), filepath.Join(here, "python", "calls.py")}
 	if c.language == "node" {
 		command = []string{"node", filepath.Join(here, "node", "calls.mjs")}
 	}
-	cmd := exec.CommandContext(t.Context(), command[0], append(command[1:], c.provider, c.base)...) //nolint:gosec // of this repository
-	cmd.Env = append(os.Environ(), "TALLYSTICK_TOKEN="+s.token, "OPENAI_LOG=", "NO_PROXY=127.0.0.1")
-	var said bytes.Buffer // warnings of the SDKs about old models, mostly
-	cmd.Stdin, cmd.Stderr = &in, &said
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s: %v: %s", c.name, err, said.Bytes()[max(0, said.Len()-2000):])
-	}
-	lines := bufio.NewScanner(bytes.NewReader(out))
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		var r result
-		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
-			t.Fatalf("%s: %v: %s", c.name, err, lines.Bytes())
-		}
-		results = append(results, r)
-	}
-	if len(results) != len(list) {
-		t.Fatalf("%s: %d results of %d calls", c.name, len(results), len(list))
-	}
-	return results
+	return runCalls(t, s, c.name, append(command, c.provider, c.base), []string{"OPENAI_LOG="}, list)
 }
 
 // check holds the ledger against what the provider stated and the SDKs read.
