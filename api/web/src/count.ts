@@ -17,6 +17,29 @@ export function shortCount(count: bigint): string {
   return exactCount(count);
 }
 
+/**
+ * Time of GPUs, in microseconds of whole devices, as hours: "0.250", "12.35",
+ * "1,344". The fewer places the longer it is, and short as a count is from ten
+ * thousand up; halves round away from zero. What is not zero never reads as zero.
+ */
+export function shortHours(micros: bigint): string {
+  const size = micros < 0n ? -micros : micros;
+  if (size > 0n && size < hour / 2_000n) return micros < 0n ? "> −0.001" : "< 0.001";
+  return (micros < 0n ? "−" : "") + hours(size);
+}
+
+function hours(micros: bigint): string {
+  const places = micros < hour ? 3 : micros < 100n * hour ? 2 : micros < 1_000n * hour ? 1 : 0;
+  const rounded = (micros * 10n ** BigInt(places) + hour / 2n) / hour;
+  return places > 0 ? fixed(rounded, places) : shortCount(rounded);
+}
+
+/** The time in full: "44,445,000,000 µs". */
+export function exactMicros(micros: bigint): string {
+  return `${micros < 0n ? "−" : ""}${exactCount(micros < 0n ? -micros : micros)} µs`;
+}
+
+const hour = 3_600_000_000n;
 const scales: readonly (readonly [bigint, string])[] = [[10n ** 3n, "k"], [10n ** 6n, "M"], [10n ** 9n, "B"], [10n ** 12n, "T"]];
 
 /**

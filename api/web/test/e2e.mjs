@@ -196,6 +196,36 @@ const against = {
     await page.waitForFunction(() => !document.querySelector('[data-test="allocated"]'));
   },
 
+  async "shows hours of GPUs by group where there are some"() {
+    await open("?tenant=globex");
+    await loaded();
+    const panel = page.locator('[data-test="panel-main"]');
+    const titles = (where) => panel.locator(`${where} [data-test="hours"]`).evaluateAll((cells) => cells.map((cell) => cell.title));
+    // Eight GPUs for seven days, whoever used them.
+    const all = `${(8n * 168n * 3_600_000_000n).toLocaleString("en")} µs`;
+    assert.deepEqual(await titles("tfoot"), [all]);
+    assert.equal(await page.textContent('[data-test="gpu-hours"]'), "1,344");
+    const groups = await titles("tbody");
+    assert.equal(groups.length, await panel.locator("tbody tr").count());
+    assert.equal(groups.filter((title) => title !== "0 µs").length, 2, `one team and nobody among ${groups}`);
+    assert.equal(groups.reduce((total, title) => total + BigInt(digits(title)), 0n), BigInt(digits(all)));
+    assert.equal(await panel.locator("thead").getByText("GPU hours").count(), 1);
+    await shot("gpus");
+    await accessible("GPU hours");
+    await open("?tenant=globex&allocate=default_owner");
+    await loaded();
+    assert.deepEqual(await titles("tfoot"), [all]);
+    await shot("gpus-allocated");
+    await page.setViewportSize({ width: 390, height: 844 });
+    await shot("gpus-phone");
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    assert.ok(wide <= 0, `the page is ${wide} px wider than the screen`);
+    await page.setViewportSize({ width: 1440, height: 900 });
+    await open();
+    await loaded();
+    assert.equal(await page.locator('[data-test="hours"], [data-test="gpu-hours"]').count(), 0, "hours of GPUs where there are none");
+  },
+
   async "keeps only what a filter names"() {
     await page.locator('[data-test="panel-main"]').getByRole("button", { name: "search", exact: true }).click();
     await page.waitForFunction(() => location.search.includes("where=team%3Asearch"));

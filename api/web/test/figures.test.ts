@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { exactCount, percent, plotShare, shortCount, sum } from "../src/count.ts";
+import { exactCount, exactMicros, percent, plotShare, shortCount, shortHours, sum } from "../src/count.ts";
 import { exactUSD, MoneyError, parseUSD, plotUSD, shortUSD } from "../src/money.ts";
 import { bucketTotals, firstUsed, stack } from "../src/stack.ts";
 
@@ -67,6 +67,20 @@ test("counts", () => {
   ];
   for (const [count, want] of cases) assert.equal(shortCount(count), want, `${count}`);
   assert.equal(exactCount(1384221n), "1,384,221");
+});
+
+test("time of GPUs is read in hours and never reads as none when it is some", () => {
+  const hour = 3_600_000_000n;
+  const cases: [bigint, string, string][] = [
+    [0n, "0.000", "0 µs"], [1n, "< 0.001", "1 µs"], [-1n, "> −0.001", "−1 µs"], [hour / 2_000n - 1n, "< 0.001", "1,799,999 µs"], [hour / 2_000n, "0.001", "1,800,000 µs"],
+    [hour / 4n, "0.250", "900,000,000 µs"], [hour - 1n, "1.000", "3,599,999,999 µs"], [hour, "1.00", "3,600,000,000 µs"],
+    [44_445_000_000n, "12.35", "44,445,000,000 µs"], [1_234n * hour, "1,234", "4,442,400,000,000 µs"], [687n * hour + hour / 10n, "687.1", "2,473,560,000,000 µs"], [-hour - hour / 4n, "−1.25", "−4,500,000,000 µs"],
+    [12_345n * hour, "12.3 k", "44,442,000,000,000 µs"], [9_007_199_254_740_993n, "2.50 M", "9,007,199,254,740,993 µs"],
+  ];
+  for (const [micros, short, exact] of cases) {
+    assert.equal(shortHours(micros), short, `${micros}`);
+    assert.equal(exactMicros(micros), exact);
+  }
 });
 
 test("a share never reads as none or all when it is not", () => {

@@ -25,8 +25,8 @@ function random(seed) {
 
 const names = {
   team: ["search", "support-bot", "platform", "growth", "legal-review", "data-science", "mobile", "onboarding", ""],
-  model: ["gpt-4o", "claude-sonnet-4-5", "gemini-2.5-pro", "gpt-4o-mini", "claude-haiku-4-5", "text-embedding-3-large"],
-  provider: ["openai", "anthropic", "google"],
+  model: ["gpt-4o", "claude-sonnet-4-5", "gemini-2.5-pro", "gpt-4o-mini", "claude-haiku-4-5", "text-embedding-3-large", "p5.48xlarge"],
+  provider: ["openai", "anthropic", "google", "aws"],
   service: ["api-gateway", "rag-indexer", "chat-frontend", "batch-worker"],
   environment: ["production", "staging", "development"],
 };
@@ -47,32 +47,53 @@ function windowOf({ name, start, end }, now) {
 
 const stepOf = { PT1H: hour, P1D: 24 * hour, P1W: 7 * 24 * hour, P1M: 30 * 24 * hour };
 
-/** Cost (picos) and requests of one hour, team and model; the same whoever asks. */
-function usage(team, model, at) {
+/** Where names has the instance type, which only globex uses, and its teams: data-science, and nobody where no one used the GPUs. */
+const gpuModel = 6;
+const gpuTeams = [5, 8];
+
+/** Cost (picos), requests, the calls among them and GPU time (µs) of one hour, team and model; the same whoever asks. */
+function usage(tenant, team, model, at) {
+  if (model === gpuModel) return tenant === "globex" && gpuTeams.includes(team) ? gpuTime(team, at) : unused;
+  return callsOf(team, model, at);
+}
+
+const unused = { cost: 0n, requests: 0n, calls: 0n, gpu: 0n };
+
+/** The team's part of an hour of eight GPUs at 12.29 USD each. */
+function gpuTime(team, at) {
+  const used = BigInt(Math.floor(random(Math.floor(at / hour))() * 28_800_000_000));
+  const gpu = team === gpuTeams[0] ? used : 28_800_000_000n - used;
+  return { cost: (gpu * 12_290_000_000_000n) / 3_600_000_000n, requests: 12n, calls: 0n, gpu };
+}
+
+function callsOf(team, model, at) {
   const next = random((team * 7 + model) * 7919 + Math.floor(at / hour) * 31);
   const moment = new Date(at);
   const daily = 0.2 + 0.8 * Math.max(0, Math.sin(((moment.getUTCHours() - 5) / 24) * 2 * Math.PI) + 0.3);
   const weekly = [0, 6].includes(moment.getUTCDay()) ? 0.45 : 1;
   const spike = team === 1 && model === 1 && moment.getUTCDate() === 19 && moment.getUTCHours() > 12 ? 6 : 1;
   const requests = BigInt(Math.floor((2600 / ((team + 1.3) * (((model + team) % 6) + 1.6))) * daily * weekly * spike * (0.75 + 0.5 * next())));
-  return { requests, cost: requests * BigInt(1_900_000_001 + Math.floor(next() * 9e9)) };
+  return { requests, calls: requests, gpu: 0n, cost: requests * BigInt(1_900_000_001 + Math.floor(next() * 9e9)) };
 }
+
+const added = (a, b) => ({ cost: a.cost + b.cost, requests: a.requests + b.requests, calls: a.calls + b.calls, gpu: a.gpu + b.gpu });
 
 /** What the model or team of a cell implies for the other dimensions. */
 const indexIn = {
   team: (team) => team,
   model: (_, model) => model,
-  provider: (_, model) => [0, 1, 2, 0, 1, 0][model],
+  provider: (_, model) => [0, 1, 2, 0, 1, 0, 3][model],
   service: (team) => team % 4,
   environment: (team) => (team > 6 ? 1 : team === 5 ? 2 : 0),
 };
 
-function totals(cost, requests, index) {
-  const unpriced = index % 4 === 3 ? requests / 41n : 0n;
+function totals({ cost, requests, calls, gpu }, index) {
+  const unpriced = index % 4 === 3 ? calls / 41n : 0n;
   return {
     cost_usd: usd(cost), requests: `${requests}`, failed: `${requests / 57n}`, unpriced: `${unpriced}`,
     corrections: "0", estimated: `${requests / 333n}`,
-    tokens: { input: `${requests * 812n}`, output: `${requests * 301n}`, cache_read: `${requests * 540n}`, reasoning: `${requests * 33n}` },
+    tokens: { input: `${calls * 812n}`, output: `${calls * 301n}`, cache_read: `${calls * 540n}`, reasoning: `${calls * 33n}` },
+    gpu_us: `${gpu}`,
   };
 }
 
@@ -81,7 +102,7 @@ function addTotals(all) {
   const tokens = {};
   for (const one of all) for (const [name, count] of Object.entries(one.tokens)) tokens[name] = `${BigInt(tokens[name] ?? 0) + BigInt(count)}`;
   const cost = all.reduce((sum, one) => sum + BigInt(one.cost_usd.replace(".", "")), 0n);
-  return { cost_usd: usd(cost), requests: add("requests"), failed: add("failed"), unpriced: add("unpriced"), corrections: "0", estimated: add("estimated"), tokens };
+  return { cost_usd: usd(cost), requests: add("requests"), failed: add("failed"), unpriced: add("unpriced"), corrections: "0", estimated: add("estimated"), tokens, gpu_us: add("gpu_us") };
 }
 
 /** What a request that breaks a rule is answered with. */
@@ -115,22 +136,20 @@ export function mock(now = () => Date.now()) {
     const empty = request.tenant_id === "quiet";
     const all = names[dimension].map((name, index) => {
       const cells = buckets.map((at) => {
-        let cell = { cost: 0n, requests: 0n };
+        let cell = unused;
         for (let h = Math.max(at, start); h < Math.min(at + step, end) && !empty; h += hour) {
           for (let team = 0; team < names.team.length; team++) {
             for (let model = 0; model < names.model.length; model++) {
               if (indexIn[dimension](team, model) !== index || !kept(team, model)) continue;
-              const one = usage(team, model, h);
-              cell = { cost: cell.cost + one.cost, requests: cell.requests + one.requests };
+              cell = added(cell, usage(request.tenant_id, team, model, h));
             }
           }
         }
         return cell;
       });
-      const sum = (key) => cells.reduce((total, cell) => total + cell[key], 0n);
       return {
         group: [name], cost_usd: cells.map((cell) => usd(cell.cost)), requests: cells.map((cell) => `${cell.requests}`),
-        totals: totals(sum("cost"), sum("requests"), index),
+        totals: totals(cells.reduce(added, unused), index),
       };
     }).filter((one) => one.totals.requests !== "0");
     if (request.allocate) allocate(all);

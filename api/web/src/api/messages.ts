@@ -9,6 +9,7 @@ export const Totals = message("Totals", {
   corrections: int64,
   estimated: int64,
   tokens: mapOf(int64),
+  gpu_us: int64,
 });
 export type Totals = Infer<typeof Totals>;
 

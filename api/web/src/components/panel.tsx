@@ -1,6 +1,6 @@
 /** A chart with its groups below: the groups are the legend, the table and the way to drill down. */
 import { useMemo, useRef, useState } from "preact/hooks";
-import { exactCount, percent, plotShare, shortCount, sum } from "../count.ts";
+import { exactCount, exactMicros, percent, plotShare, shortCount, shortHours, sum } from "../count.ts";
 import { exactUSD, shortUSD } from "../money.ts";
 import { colourVariable, muted, Palette } from "../palette.ts";
 import type { Clock } from "../period.ts";
@@ -87,11 +87,12 @@ function Groups({ chart, layers, onLit, onPick }: GroupsProps) {
   const requests = sum(chart.bands.map((band) => band.totals.requests));
   const unpriced = sum(chart.bands.map((band) => band.totals.unpriced));
   const allocated = sum(chart.bands.map((band) => band.allocated.cost_usd));
+  const timed = chart.bands.some((band) => band.totals.gpu_us !== 0n);
   return (
-    <div class="scroll" tabIndex={0} role="region" aria-label={`Groups by ${chart.by}`}>
-      <table class="groups">
+    <div class="scroll beside" tabIndex={0} role="region" aria-label={`Groups by ${chart.by}`}>
+      <table class={`groups ${timed ? "timed" : ""}`}>
         <thead>
-          <tr><th scope="col">{chart.by}</th><th scope="col" class="number">Cost</th>{chart.allocated && <th scope="col" class="number" title="Untagged usage, shown as its default owner's">Allocated</th>}<th scope="col">Share</th><th scope="col" class="number">Requests</th><th scope="col" class="number">Unpriced</th></tr>
+          <tr><th scope="col">{chart.by}</th><th scope="col" class="number">Cost</th>{chart.allocated && <th scope="col" class="number" title="Untagged usage, shown as its default owner's">Allocated</th>}<th scope="col">Share</th><th scope="col" class="number">Requests</th>{timed && <th scope="col" class="number" title="Time of whole GPUs, whether used or not">GPU hours</th>}<th scope="col" class="number">Unpriced</th></tr>
         </thead>
         <tbody>
           {chart.bands.map((band, index) => (
@@ -108,6 +109,7 @@ function Groups({ chart, layers, onLit, onPick }: GroupsProps) {
               {chart.allocated && <Allocated cost={band.allocated.cost_usd} />}
               <td class="share"><ShareBar part={band.totals.cost_usd} whole={cost} slot={layers[index]?.slot ?? muted} /></td>
               <td class="number" title={exactCount(band.totals.requests)}>{shortCount(band.totals.requests)}</td>
+              {timed && <Hours micros={band.totals.gpu_us} />}
               <td class={`number ${band.totals.unpriced > 0n ? "warning" : "muted"}`} title={exactCount(band.totals.unpriced)}>{band.totals.unpriced > 0n ? percent(band.totals.unpriced, band.totals.requests) : "–"}</td>
             </tr>
           ))}
@@ -119,6 +121,7 @@ function Groups({ chart, layers, onLit, onPick }: GroupsProps) {
             {chart.allocated && <Allocated cost={allocated} />}
             <td />
             <td class="number" title={exactCount(requests)}>{shortCount(requests)}</td>
+            {timed && <Hours micros={sum(chart.bands.map((band) => band.totals.gpu_us))} />}
             <td class={`number ${unpriced > 0n ? "warning" : "muted"}`}>{unpriced > 0n ? percent(unpriced, requests) : "–"}</td>
           </tr>
         </tfoot>
@@ -129,6 +132,10 @@ function Groups({ chart, layers, onLit, onPick }: GroupsProps) {
 
 function Allocated({ cost }: { cost: bigint }) {
   return <td class={`number ${cost === 0n ? "muted" : ""}`} title={`${exactUSD(cost)} USD`} data-test="allocated">{cost === 0n ? "–" : shortUSD(cost)}</td>;
+}
+
+function Hours({ micros }: { micros: bigint }) {
+  return <td class={`number ${micros === 0n ? "muted" : ""}`} title={exactMicros(micros)} data-test="hours">{micros === 0n ? "–" : shortHours(micros)}</td>;
 }
 
 export function Swatch({ slot }: { slot: number }) {

@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import type { SummaryResponse } from "../api/messages.ts";
-import { exactCount, percent, shortCount, sum } from "../count.ts";
+import { exactCount, exactMicros, percent, shortCount, shortHours, sum } from "../count.ts";
 import { useNow } from "../live.ts";
 import { exactUSD, shortUSD } from "../money.ts";
 import { ago, type Clock } from "../period.ts";
@@ -39,8 +39,9 @@ export function Tiles({ summary, clock }: { summary: SummaryResponse | undefined
   const tokens = sum(totals.tokens.values());
   const cached = totals.tokens.get("cache_read") ?? 0n;
   const lag = coverage.lag_entries;
+  const timed = totals.gpu_us !== 0n;
   return (
-    <dl class="tiles">
+    <dl class={`tiles ${timed ? "seven" : ""}`}>
       <Tile wide label="Total cost" value={<span data-test="total">{shortUSD(totals.cost_usd)}</span>} exact={`${exactUSD(totals.cost_usd)} USD`}
         note={<span class="mono" data-test="total-exact">{exactUSD(totals.cost_usd)} USD</span>} />
       <Tile label="Requests" value={<span data-test="requests">{shortCount(totals.requests)}</span>} exact={exactCount(totals.requests)}
@@ -49,6 +50,9 @@ export function Tiles({ summary, clock }: { summary: SummaryResponse | undefined
         note={`${shortCount(totals.failed)} calls`} />
       <Tile label="Tokens" value={shortCount(tokens)} exact={exactCount(tokens)}
         note={tokens === 0n ? "none reported" : `${percent(cached, tokens)} from cache`} />
+      {timed && (
+        <Tile label="GPU hours" value={<span data-test="gpu-hours">{shortHours(totals.gpu_us)}</span>} exact={exactMicros(totals.gpu_us)} note="of whole devices" />
+      )}
       <Tile label="Unpriced" tone={totals.unpriced > 0n ? "warning" : ""} value={percent(totals.unpriced, totals.requests)} exact={exactCount(totals.unpriced)}
         note={totals.unpriced > 0n ? `${shortCount(totals.unpriced)} in no sum` : "all priced"} />
       <Tile label="Freshness" value={coverage.fresh_until === null ? "–" : ago(coverage.fresh_until, now)}
