@@ -24,6 +24,11 @@ export function bucketEnds(starts: readonly number[], end: number | null): numbe
   });
 }
 
+/** The moment, as the API takes it, at which a day such as "2026-10-01" begins in UTC or in the browser's zone. */
+export function startOfDay(day: string, zone: "utc" | "local"): string {
+  return new Date(`${day}T00:00:00${zone === "utc" ? "Z" : ""}`).toISOString();
+}
+
 /** Formatters for one zone; hours and minutes only where buckets are shorter than a day. */
 export class Clock {
   private readonly hourly: Intl.DateTimeFormat;

@@ -1,5 +1,6 @@
 /** What the page shows, as its address says it. Unknown values fall back to the defaults. */
 import type { Filter } from "./api/client.ts";
+import { owned } from "./owners.ts";
 
 export const windows = [
   ["24h", "24 h"], ["7d", "7 d"], ["30d", "30 d"], ["mtd", "Month"], ["all", "All"],
@@ -76,7 +77,7 @@ export function beside(by: Dimension): Dimension {
 
 /** Whether untagged usage of the dimension can have a default owner. */
 export function ownable(by: Dimension): boolean {
-  return by === "team" || by === "service" || by === "environment";
+  return owned.some(([dimension]) => dimension === by);
 }
 
 function one<T extends string>(value: string | null, known: readonly T[], otherwise: T): T {

@@ -196,6 +196,87 @@ const against = {
     await page.waitForFunction(() => !document.querySelector('[data-test="allocated"]'));
   },
 
+  async "shows the default owners and changes them"() {
+    if (flags.url) return;
+    const begun = [...stand.state.owners];
+    const owners = page.locator('[data-test="owners"]');
+    const team = page.getByLabel("Team", { exact: true });
+    const change = () => owners.getByRole("button", { name: "Change…" }).click();
+    const send = () => page.getByRole("button", { name: "Change the owners" }).click();
+    const said = (text) => owners.locator('[data-test="said"]', { hasText: text }).waitFor();
+    await open();
+    await loaded();
+    assert.equal(await owners.count(), 0, "owners where none is asked for");
+    await page.getByRole("combobox", { name: /^Untagged/ }).selectOption("default_owner");
+    await owners.getByText("team platform").waitFor();
+    assert.match(await owners.textContent(), /version 1, for usage from 1 Oct 2026/);
+    await accessible("owners");
+
+    // A rule that is broken is named with its field, and the field is marked.
+    await change();
+    await page.getByRole("dialog", { name: "Default owners of acme" }).waitFor();
+    assert.equal(await team.inputValue(), "platform");
+    await team.fill("x".repeat(257));
+    await send();
+    await page.getByText("owners.team (length): an owner has at most 256 bytes").waitFor();
+    assert.equal(await team.getAttribute("aria-invalid"), "true");
+    await accessible("a refused owner");
+
+    await team.fill("growth");
+    await page.getByRole("textbox", { name: "Environment" }).fill(" prod ");
+    await page.getByLabel("From (optional)").fill("2026-11-01");
+    await shot("owners-dialog");
+    await page.keyboard.press("Enter");
+    await said("The default owners are changed: version 2, for usage from 1 Nov 2026, 00:00:00.");
+    await owners.getByText("environment prod").waitFor();
+    assert.deepEqual(stand.state.owners.at(-1), { version: "2", owners: { team: "growth", environment: "prod" }, effective_from: "2026-11-01T00:00:00.000Z", created_by: "tok_1" });
+    const growth = page.locator('[data-test="panel-main"] tr', { hasText: "growth" }).locator('[data-test="allocated"]');
+    await growth.filter({ hasText: "$" }).waitFor(); // the report is asked again
+    await shot("owners");
+    await accessible("changed owners");
+
+    await change();
+    await send();
+    await said("nothing is changed");
+    assert.equal(stand.state.owners.length, 2);
+
+    // Somebody else's change is not undone unseen.
+    await change();
+    stand.state.owners.push({ version: "3", owners: { team: "mobile" }, effective_from: "2026-11-01T00:00:00Z", created_by: "tok_9" });
+    await team.fill("search");
+    await send();
+    await page.getByText("Version 3 was made meanwhile by tok_9, so this change is refused.").waitFor();
+    assert.equal(stand.state.owners.length, 3);
+    assert.equal(await team.inputValue(), "search");
+    await page.emulateMedia({ colorScheme: "dark" });
+    await shot("owners-conflict");
+    await accessible("a conflict of owners, dark");
+    await page.emulateMedia({ colorScheme: "light" });
+    await page.getByRole("button", { name: "Show its owners" }).click();
+    assert.equal(await team.inputValue(), "mobile");
+    assert.equal(await page.locator("dialog .alert").count(), 0);
+    await team.fill("");
+    await send();
+    await owners.getByText("team has none").waitFor();
+    assert.deepEqual(stand.state.owners.at(-1).owners, {});
+
+    stand.state.fault = "viewer";
+    await change();
+    await team.fill("search");
+    await send();
+    await page.getByText("with a token of the scope admin").waitFor();
+    await page.setViewportSize({ width: 390, height: 844 });
+    await shot("owners-phone");
+    await accessible("owners are not yours");
+    await page.keyboard.press("Escape");
+    await page.waitForFunction(() => !document.querySelector("dialog"));
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    assert.ok(wide <= 0, `the page is ${wide} px wider than the screen`);
+    stand.state.fault = "";
+    assert.equal(stand.state.owners.length, 4);
+    stand.state.owners = begun;
+  },
+
   async "shows hours of GPUs by group where there are some"() {
     await open("?tenant=globex");
     await loaded();

@@ -105,6 +105,9 @@ function addTotals(all) {
   return { cost_usd: usd(cost), requests: add("requests"), failed: add("failed"), unpriced: add("unpriced"), corrections: "0", estimated: add("estimated"), tokens, gpu_us: add("gpu_us") };
 }
 
+/** What a request is answered with that would undo somebody's change. */
+class Conflict extends Error {}
+
 /** What a request that breaks a rule is answered with. */
 class Refused extends Error {
   constructor(violations) {
@@ -118,7 +121,7 @@ const refuse = (field, rule, message) => {
 
 /** The mock's state: tests set `fault` to see what the page makes of it. */
 export function mock(now = () => Date.now()) {
-  const state = { fault: "", entries: 1_384_221n, requests: [], keys: [] };
+  const state = { fault: "", entries: 1_384_221n, requests: [], keys: [], owners: [{ version: "1", owners: { team: "platform" }, effective_from: "2026-10-01T00:00:00Z", created_by: "tok_1" }] };
   const dates = () => ({ created_at: new Date(now()).toISOString(), rotate_by: new Date(now() + 90 * 24 * hour).toISOString() });
   const masked = (value) => `${value.slice(0, 4)}…${value.slice(-4)}`;
   const coverage = (start, end) => ({
@@ -152,7 +155,7 @@ export function mock(now = () => Date.now()) {
         totals: totals(cells.reduce(added, unused), index),
       };
     }).filter((one) => one.totals.requests !== "0");
-    if (request.allocate) allocate(all);
+    if (request.allocate) allocate(all, state.owners.at(-1).owners[dimension]);
     all.sort((a, b) => (BigInt(b.totals.cost_usd.replace(".", "")) > BigInt(a.totals.cost_usd.replace(".", "")) ? 1 : -1));
     const top = all.slice(0, request.top);
     const rest = all.slice(request.top);
@@ -166,10 +169,12 @@ export function mock(now = () => Date.now()) {
     return { buckets: buckets.map((at) => new Date(at).toISOString()), series: empty ? [] : top, totals: addTotals(all.map((one) => one.totals)), coverage: coverage(start, end) };
   }
 
-  /** Shows what is untagged as the owner's, which is platform. */
-  function allocate(all) {
-    const owner = all.find((one) => one.group[0] === "platform");
-    const untagged = all.splice(all.findIndex((one) => one.group[0] === ""), 1)[0];
+  /** Shows what is untagged as the owner's. */
+  function allocate(all, name) {
+    const owner = all.find((one) => one.group[0] === name);
+    const at = all.findIndex((one) => one.group[0] === "");
+    if (!owner || at < 0) return;
+    const [untagged] = all.splice(at, 1);
     owner.cost_usd = owner.cost_usd.map((cost, at) => usd(BigInt(cost.replace(".", "")) + BigInt(untagged.cost_usd[at].replace(".", ""))));
     owner.requests = owner.requests.map((count, at) => `${BigInt(count) + BigInt(untagged.requests[at])}`);
     Object.assign(owner, { allocated: untagged.totals, totals: addTotals([owner.totals, untagged.totals]) });
@@ -186,6 +191,15 @@ export function mock(now = () => Date.now()) {
     "POST /v1/ledger:verify": (body) => (state.fault === "broken"
       ? { verdict: "broken", entries: "4211", from_seq: body.from_seq, to_seq: body.to_seq, first_bad_seq: "4212", reason: "chain", message: "The hash of the entry before does not match." }
       : { verdict: "intact", entries: body.to_seq, from_seq: body.from_seq, to_seq: body.to_seq, head_hash: hash(42) }),
+    "GET /v1/mapping/default-owners": () => state.owners.at(-1),
+    "POST /v1/mapping/default-owners": ({ owners, effective_from = new Date(Math.floor(now() / hour) * hour).toISOString(), after_version }) => {
+      const newest = state.owners.at(-1);
+      for (const [name, owner] of Object.entries(owners)) if (owner.length > 256) return refuse(`owners.${name}`, "length", "an owner has at most 256 bytes");
+      if (after_version !== newest.version) throw new Conflict(`api: conflict: put default owners: mapping: there is a newer version: version ${newest.version}`);
+      if (JSON.stringify(owners) === JSON.stringify(newest.owners)) return newest;
+      state.owners.push({ version: `${state.owners.length + 1}`, owners, effective_from, created_by: "tok_1" });
+      return state.owners.at(-1);
+    },
     "GET /v1/providers/keys": () => ({ keys: state.keys }),
     "POST /v1/providers/keys": (body) => {
       if (!/^[a-z][a-z0-9_-]*$/.test(body.provider)) return refuse("provider", "pattern", "begins with a letter, in lower case");
@@ -226,13 +240,14 @@ export function mock(now = () => Date.now()) {
       state.requests.push(`${request.method} ${request.url}`);
       if (request.headers.authorization !== `Bearer ${token}`) return problem(401, "Unauthenticated", "The token is not known.");
       if (state.fault === "store" && path.includes("reports")) return problem(503, "The report store is away", "ClickHouse does not answer; the ledger goes on. Try again in a moment.");
-      if (state.fault === "viewer" && path.includes("/providers/")) return problem(403, "Forbidden", "the credential lacks a scope");
+      if (state.fault === "viewer" && (path.includes("/providers/") || (path.includes("/mapping/") && request.method === "POST"))) return problem(403, "Forbidden", "the credential lacks a scope");
       const [, id = "", verb = ""] = /^\/v1\/providers\/keys\/([^:]+)(:\w+)$/.exec(path) ?? [];
       const route = routes[`${request.method} ${id ? `/v1/providers/keys/ID${verb}` : path}`];
       if (!route) return problem(404, "Not found", `${request.method} ${path} is not a method of the API.`);
       try {
         return send(200, "application/json", JSON.stringify(route(body && JSON.parse(body), id)));
       } catch (error) {
+        if (error instanceof Conflict) return problem(409, "Conflict", error.message);
         if (!(error instanceof Refused)) throw error;
         return problem(400, "Bad Request", error.message, { violations: error.violations });
       }

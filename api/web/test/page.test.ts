@@ -4,13 +4,13 @@ import { test } from "node:test";
 import * as messages from "../src/api/messages.ts";
 import { DecodeError, type Field } from "../src/api/schema.ts";
 import { Palette, slots } from "../src/palette.ts";
-import { ago, bucketEnds, Clock, granularity } from "../src/period.ts";
+import { ago, bucketEnds, Clock, granularity, startOfDay } from "../src/period.ts";
 import { beside, defaults, readView, withFilter, withoutFilter, writeView, type View } from "../src/view.ts";
 
 /** The fields of every message in the .proto files, as "type name". */
 function protoMessages(): Map<string, Set<string>> {
   const found = new Map<string, Set<string>>();
-  for (const file of ["report", "ledger", "admin", "providers"]) {
+  for (const file of ["report", "ledger", "admin", "providers", "mapping"]) {
     const text = readFileSync(`../proto/tallystick/v1/${file}.proto`, "utf8").replace(/\/\/.*$/gm, "");
     for (const [, name = "", body = ""] of text.matchAll(/message (\w+) \{([^}]*)\}/g)) {
       const fields = [...body.matchAll(/([\w.]+(?:<[^>]*>)?(?: [\w.]+)?) (\w+) = \d+;/g)];
@@ -103,6 +103,11 @@ test("times are written in the view's zone", () => {
   assert.equal(new Clock("UTC").tick(Date.UTC(2026, 10, 22)), "22 Nov");
   assert.equal(new Clock("UTC").bucket(Date.UTC(2026, 10, 22), Date.UTC(2026, 10, 23)), "22 Nov");
   assert.equal(new Clock("UTC").bucket(Date.UTC(2026, 10, 1), Date.UTC(2026, 11, 1)), "1 Nov – 30 Nov");
+});
+
+test("a day begins at midnight of the zone", () => {
+  assert.equal(startOfDay("2026-10-01", "utc"), "2026-10-01T00:00:00.000Z");
+  assert.equal(startOfDay("2026-10-01", "local"), new Date(2026, 9, 1).toISOString());
 });
 
 test("ages", () => {

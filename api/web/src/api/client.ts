@@ -3,7 +3,7 @@
  * only to the page's own origin; turns problem+json into a Problem.
  */
 import {
-  Head, ListProviderKeysResponse, ListTenantsResponse, Pipeline, ProviderKey, RevokeProviderKeyResponse, SummaryResponse,
+  DefaultOwners, Head, ListProviderKeysResponse, ListTenantsResponse, Pipeline, ProviderKey, RevokeProviderKeyResponse, SummaryResponse,
   TimeSeriesResponse, VerifyLedgerResponse,
 } from "./messages.ts";
 import { DecodeError, type Field } from "./schema.ts";
@@ -30,6 +30,11 @@ export class Problem extends Error {
   /** The token is missing, wrong or expired. */
   get unauthenticated(): boolean {
     return this.status === 401;
+  }
+
+  /** Somebody was faster. */
+  get conflict(): boolean {
+    return this.status === 409;
   }
 
   /** The token is known and may not do this. */
@@ -67,6 +72,7 @@ export interface NewProviderKey {
 /** A list longer than this is cut; the tenant picker still takes any id by hand. */
 const maxListed = 5_000;
 const keysPath = "/v1/providers/keys";
+const ownersPath = "/v1/mapping/default-owners";
 
 export class Client {
   constructor(private readonly token: string) {}
@@ -95,6 +101,17 @@ export class Client {
   async tenants(signal: AbortSignal): Promise<string[]> {
     const all = await this.pages("/v1/tenants", {}, ListTenantsResponse, (page) => page.tenants, signal);
     return all.map((tenant) => tenant.tenant_id);
+  }
+
+  /** A tenant's newest default owners; of the version 0 where there never were any. */
+  defaultOwners(tenant: string, signal: AbortSignal) {
+    return this.call("GET", `${ownersPath}?tenant_id=${encodeURIComponent(tenant)}`, DefaultOwners, signal);
+  }
+
+  /** Makes the version after `after`, of all owners; `from` is "" for the hour that is running. */
+  putDefaultOwners(tenant: string, owners: Record<string, string>, from: string, after: bigint, signal: AbortSignal) {
+    const next = { tenant_id: tenant, owners, after_version: after.toString(), ...(from && { effective_from: from }) };
+    return this.call("POST", ownersPath, DefaultOwners, signal, next);
   }
 
   /** A tenant's provider keys, revoked ones too; values are masked. */

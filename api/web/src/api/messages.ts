@@ -102,6 +102,14 @@ export const Pipeline = message("Pipeline", {
 });
 export type Pipeline = Infer<typeof Pipeline>;
 
+export const DefaultOwners = message("DefaultOwners", {
+  version: int64,
+  owners: mapOf(text),
+  effective_from: timestamp,
+  created_by: text,
+});
+export type DefaultOwners = Infer<typeof DefaultOwners>;
+
 export const ProviderKey = message("ProviderKey", {
   secret_id: text,
   provider: text,

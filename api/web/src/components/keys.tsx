@@ -5,15 +5,15 @@
  * whatever the answer. Who may see and change keys is the API's to say: a token
  * that may not list them is shown no form and no button.
  */
-import type { ComponentChildren } from "preact";
-import { useEffect, useId, useMemo, useRef, useState } from "preact/hooks";
-import { Problem, type Client } from "../api/client.ts";
+import { useEffect, useId, useMemo, useState } from "preact/hooks";
+import type { Client, Problem } from "../api/client.ts";
 import type { ProviderKey } from "../api/messages.ts";
 import { knownProviders, sorted, stateOf, titleOf } from "../keys.ts";
 import { useLive, useNow } from "../live.ts";
 import { Clock } from "../period.ts";
 import { zoneOf } from "../report.ts";
 import type { View } from "../view.ts";
+import { Answers, Dialog, Said, TextField, textOf, useDeed } from "./form.tsx";
 import { Failure, Refusal } from "./states.tsx";
 
 interface Props {
@@ -38,12 +38,6 @@ export function ProviderKeys({ client, view, onRefused }: Props) {
     if (list.problem?.unauthenticated) onRefused(list.problem);
   }, [list.problem]);
 
-  // What was pressed may be gone with its key, so the focus goes to what is said.
-  const status = useRef<HTMLParagraphElement>(null);
-  useEffect(() => {
-    if (said) status.current?.focus();
-  }, [said]);
-
   // A request that is given up in the middle may have been carried out.
   const close = () => {
     setAsked(undefined);
@@ -59,7 +53,7 @@ export function ProviderKeys({ client, view, onRefused }: Props) {
       <section class="card panel" aria-label="Provider keys" data-test="keys">
         <div class="head"><h2>Provider keys of {tenant}</h2></div>
         <p class="muted">The proxy calls providers with these. They are stored sealed and shown by their first and last characters only.</p>
-        <p ref={status} class="said" role="status" tabIndex={-1} data-test="said">{said}</p>
+        <Said text={said} />
         {list.problem && <Failure problem={list.problem} onRetry={list.reload} />}
         {list.value
           ? <KeyTable keys={sorted(list.value)} clock={clock} onAsk={(next) => { setSaid(""); setAsked(next); }} />
@@ -134,60 +128,12 @@ function Retires({ of: key, state, clock }: { of: ProviderKey; state: string; cl
   return key.rotate_by === null ? <>–</> : <>rotate by {clock.date(key.rotate_by)}</>;
 }
 
-/** What a person asked for: one request at a time, given up when its component goes. */
-function useDeed(onRefused: (problem: Problem) => void) {
-  const [busy, setBusy] = useState(false);
-  const [problem, setProblem] = useState<Problem>();
-  const gone = useRef(new AbortController());
-  useEffect(() => () => gone.current.abort(), []);
-  const run = async (deed: (signal: AbortSignal) => Promise<void>) => {
-    setBusy(true);
-    setProblem(undefined);
-    try {
-      await deed(gone.current.signal);
-    } catch (cause) {
-      if (gone.current.signal.aborted) return;
-      const told = cause instanceof Problem ? cause : new Problem(0, "The page failed", String(cause), "");
-      if (told.unauthenticated) onRefused(told);
-      setProblem(told);
-    } finally {
-      if (!gone.current.signal.aborted) setBusy(false);
-    }
-  };
-  return { busy, problem, run };
-}
-
 /** Takes a field's text and empties the field. */
 function take(form: HTMLFormElement, name: string): string {
   const field = form.elements.namedItem(name) as HTMLInputElement;
   const text = field.value;
   field.value = "";
   return text.trim();
-}
-
-const textOf = (form: HTMLFormElement, name: string) => (form.elements.namedItem(name) as HTMLInputElement).value.trim();
-
-interface FieldProps {
-  readonly label: string;
-  readonly name: string;
-  readonly problem: Problem | undefined;
-  readonly hint?: string;
-  readonly children?: ComponentChildren;
-  readonly input?: Record<string, unknown>;
-}
-
-/** A field with its label; marked where the server said that it breaks a rule. */
-function TextField({ label, name, problem, hint, input, children }: FieldProps) {
-  const id = useId();
-  const broken = problem?.violations.some((one) => one.field === name) ?? false;
-  return (
-    <div class="stacked">
-      <label for={id}>{label}</label>
-      <input id={id} name={name} autocomplete="off" spellcheck={false} aria-invalid={broken} aria-describedby={hint ? `${id}-hint` : undefined} {...input} />
-      {hint && <span id={`${id}-hint`} class="muted small">{hint}</span>}
-      {children}
-    </div>
-  );
 }
 
 /** The field of a key. Its name is the request's, so that a refusal finds it. */
@@ -214,7 +160,7 @@ function AddForm({ client, tenant, onRefused, onDone }: DeedProps) {
   });
   return (
     <section class="card panel" aria-label="Add a key" data-test="add">
-      <form onSubmit={(event) => {
+      <form class="deed" onSubmit={(event) => {
         event.preventDefault();
         void submit(event.currentTarget);
       }}>
@@ -237,23 +183,6 @@ interface DialogProps extends DeedProps {
   readonly onClose: () => void;
 }
 
-/** A modal dialog: the browser keeps the focus in it, closes it on Escape and gives the focus back. */
-function Dialog({ title, onClose, children }: { title: string; onClose: () => void; children: ComponentChildren }) {
-  const dialog = useRef<HTMLDialogElement>(null);
-  const id = useId();
-  useEffect(() => {
-    const shown = dialog.current!;
-    shown.showModal();
-    return () => shown.close();
-  }, []);
-  return (
-    <dialog ref={dialog} class="card" aria-labelledby={id} onClose={onClose}>
-      <h2 id={id}>{title}</h2>
-      {children}
-    </dialog>
-  );
-}
-
 function Rotate({ of: key, client, tenant, clock, onRefused, onDone, onClose }: DialogProps & { readonly clock: Clock }) {
   const { busy, problem, run } = useDeed(onRefused);
   const submit = (form: HTMLFormElement) => run(async (signal) => {
@@ -263,7 +192,7 @@ function Rotate({ of: key, client, tenant, clock, onRefused, onDone, onClose }: 
   });
   return (
     <Dialog title={`Rotate ${titleOf(key)}`} onClose={onClose}>
-      <form onSubmit={(event) => {
+      <form class="deed" onSubmit={(event) => {
         event.preventDefault();
         void submit(event.currentTarget);
       }}>
@@ -284,7 +213,7 @@ function Revoke({ of: key, client, tenant, onRefused, onDone, onClose }: DialogP
   });
   return (
     <Dialog title={`Revoke ${titleOf(key)}?`} onClose={onClose}>
-      <form onSubmit={(event) => {
+      <form class="deed" onSubmit={(event) => {
         event.preventDefault();
         void submit();
       }}>
@@ -293,15 +222,5 @@ function Revoke({ of: key, client, tenant, onRefused, onDone, onClose }: DialogP
         <Answers what={busy ? "Revoking…" : "Revoke for ever"} busy={busy} danger onClose={onClose} />
       </form>
     </Dialog>
-  );
-}
-
-/** A dialog's buttons. What cannot be undone does not have the focus at first. */
-function Answers({ what, busy, danger = false, onClose }: { what: string; busy: boolean; danger?: boolean; onClose: () => void }) {
-  return (
-    <p class="answers">
-      <button type="button" onClick={onClose}>Cancel</button>
-      <button type="submit" class={danger ? "danger" : "primary"} disabled={busy}>{what}</button>
-    </p>
   );
 }

@@ -3,9 +3,10 @@ import type { Client, Problem } from "../api/client.ts";
 import { useLive } from "../live.ts";
 import { Clock } from "../period.ts";
 import { loadReport, zoneOf } from "../report.ts";
-import { withFilter, withoutFilter, writeView, type View } from "../view.ts";
+import { ownable, withFilter, withoutFilter, writeView, type View } from "../view.ts";
 import { ChartPanel } from "./panel.tsx";
 import { LedgerCard } from "./ledger.tsx";
+import { Owners } from "./owners.tsx";
 import { PipelineCard } from "./pipeline.tsx";
 import { Failure } from "./states.tsx";
 import { Tiles } from "./tiles.tsx";
@@ -62,6 +63,9 @@ export function Overview({ client, view, live, onView, onRefused }: Props) {
           </p>
         )}
         {report.problem && <Failure problem={report.problem} onRetry={report.reload} />}
+        {view.allocate === "default_owner" && ownable(view.by) && (
+          <Owners key={view.tenant} client={client} view={view} clock={clock} onRefused={onRefused} onChanged={report.reload} />
+        )}
         <Tiles summary={value?.summary} clock={clock} />
         <div class="pair">
           <ChartPanel chart={value?.main} by={view.by} metric={view.metric} clock={clock} view={view} onView={onView} slot="main"
