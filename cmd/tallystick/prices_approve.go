@@ -35,7 +35,8 @@ the next version of the book in force. Its prices hold from --valid-from on (now
 what was in force before stays for usage from before. A price that the list lacks
 stays, too. With --whole the list takes the book's place, history and all.
 
-Nothing is priced by a candidate until it is approved.`,
+It prints what the candidate would change, at most 20 prices of models and of GPU
+instances each. Nothing is priced by a candidate until it is approved.`,
 		Example: "  tallystick prices propose list.json --note 'August list'\n  tallystick prices candidates ID\n  tallystick prices approve ID --yes",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return f.propose(cmd, args[0]) },
@@ -137,8 +138,14 @@ func (f *candidateFlags) propose(cmd *cobra.Command, path string) error {
 	}
 	_, err = fmt.Fprintf(w, "candidate %s, %s: %d added, %d changed, %d unchanged, %d not in the list\n",
 		res.Candidate.CandidateId, res.Candidate.Version, res.Added, res.Changed, res.Unchanged, res.Missing)
-	return err
+	if err != nil {
+		return err
+	}
+	return api.printChanges(cmd.Context(), w, res.Candidate, maxProposed)
 }
+
+// maxProposed is how many changes of each kind propose prints; `prices candidates ID` prints all.
+const maxProposed = 20
 
 func packBook(book *pricing.Book) ([]byte, error) {
 	var b bytes.Buffer
@@ -193,27 +200,48 @@ func (f *candidateFlags) show(cmd *cobra.Command, id string) error {
 	if c.DecidedBy != "" {
 		fmt.Fprintf(w, "decided    %s by %s %s\n", c.DecidedAt.AsTime().Format(time.RFC3339), c.DecidedBy, c.Reason)
 	}
-	if c.BaseHash == "" {
+	return api.printChanges(cmd.Context(), w, &c, 0)
+}
+
+// printChanges prints what a candidate would change of the book that it was made of; see
+// printDiff.
+func (c *ledgerAPI) printChanges(ctx context.Context, w io.Writer, candidate *pb.PriceCandidate, most int) error {
+	if candidate.BaseHash == "" {
 		return nil
 	}
-	base, err := api.priceBook(cmd.Context(), c.BaseHash)
+	d, err := c.changes(ctx, candidate)
 	if err != nil {
 		return err
 	}
-	book, err := api.priceBook(cmd.Context(), c.Hash)
+	return printDiff(w, &d, most)
+}
+
+// changes compares a candidate with the book that it was made of.
+func (c *ledgerAPI) changes(ctx context.Context, candidate *pb.PriceCandidate) (pricing.Diff, error) {
+	base, err := c.priceBook(ctx, candidate.BaseHash)
 	if err != nil {
-		return err
+		return pricing.Diff{}, err
 	}
-	return printDiff(w, pricing.Compare(base, book, inForceBy(book, time.Now())))
+	book, err := c.priceBook(ctx, candidate.Hash)
+	if err != nil {
+		return pricing.Diff{}, err
+	}
+	return pricing.Compare(base, book, inForceBy(book, time.Now())), nil
 }
 
 // inForceBy is when all prices of a book are in force that are to be: now, or
 // where some begin later, then.
 func inForceBy(book *pricing.Book, at time.Time) time.Time {
-	for _, r := range book.Rows() {
-		if r.KnownTo.IsZero() && r.ValidFrom.After(at) {
-			at = r.ValidFrom
+	later := func(from, knownTo time.Time) {
+		if knownTo.IsZero() && from.After(at) {
+			at = from
 		}
+	}
+	for _, r := range book.Rows() {
+		later(r.ValidFrom, r.KnownTo)
+	}
+	for _, r := range book.GPURows() {
+		later(r.ValidFrom, r.KnownTo)
 	}
 	return at
 }

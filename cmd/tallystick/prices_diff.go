@@ -19,7 +19,8 @@ func newPricesDiffCommand() *cobra.Command {
 		Use:   "diff BOOK BOOK… [--at TIME] [--sources]",
 		Short: "Compare price books: what is added, removed and changed, in percent",
 		Long: `Compare two price books: the prices in force at a time that one has and the other
-has not, and those that differ, in USD per million tokens and in percent. A book is
+has not, and those that differ, in USD per million tokens and in percent; and those of
+GPU instances, in USD per hour, with the percentage of one device's hour. A book is
 a file of ` + "`tallystick prices import`" + `, or "builtin".
 
 With --sources the books are equals: only prices that two or more of them state, and
@@ -43,7 +44,8 @@ not alike, are printed. A source that is silent does not disagree.`,
 			if sources {
 				return printDisagreements(cmd.OutOrStdout(), when, args, books)
 			}
-			return printDiff(cmd.OutOrStdout(), pricing.Compare(books[0], books[1], when))
+			d := pricing.Compare(books[0], books[1], when)
+			return printDiff(cmd.OutOrStdout(), &d, 0)
 		},
 	}
 	cmd.Flags().StringVar(&at, "at", "", "`TIME` of the usage (default: now)")
@@ -51,27 +53,63 @@ not alike, are printed. A source that is silent does not disagree.`,
 	return cmd
 }
 
-func printDiff(w io.Writer, d pricing.Diff) error {
+// printDiff prints what makes one book of another, at most so many changes of each kind; 0
+// prints all.
+func printDiff(w io.Writer, d *pricing.Diff, most int) error {
 	if d.Empty() {
 		_, err := fmt.Fprintf(w, "%s and %s say the same\n", d.From.Version, d.To.Version)
 		return err
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	if len(d.Changes) > 0 {
-		fmt.Fprintln(t, "CHANGE\tMODEL\tTIER\tCLASS\tFROM\tTO\tPERCENT")
-	}
-	counts := map[string]int{}
-	for _, c := range d.Changes {
-		kind := changeKind(c)
-		counts[kind]++
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", kind, modelName(c.RateKey), tierName(c.RateKey), c.Class, perMillion(c.From), perMillion(c.To), orDash(c.Percent()))
-	}
-	if err := t.Flush(); err != nil {
+	if err := printRateChanges(w, d.Changes, most); err != nil {
 		return err
 	}
+	if err := printGPUChanges(w, d.GPUChanges, most); err != nil {
+		return err
+	}
+	return printDiffCounts(w, d)
+}
+
+func printRateChanges(w io.Writer, changes []pricing.RateChange, most int) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if len(changes) > 0 {
+		fmt.Fprintln(t, "CHANGE\tMODEL\tTIER\tCLASS\tFROM\tTO\tPERCENT")
+	}
+	shown, more := firstOf(changes, most)
+	for _, c := range shown {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", changeKind(c), modelName(c.RateKey), tierName(c.RateKey), c.Class, perMillion(c.From), perMillion(c.To), orDash(c.Percent()))
+	}
+	fmt.Fprint(t, more)
+	return t.Flush()
+}
+
+// firstOf is at most so many of the changes, 0 all, and a line about the others.
+func firstOf[C any](changes []C, most int) (shown []C, more string) {
+	if most == 0 || len(changes) <= most {
+		return changes, ""
+	}
+	return changes[:most], fmt.Sprintf("… and %d more\n", len(changes)-most)
+}
+
+// printDiffCounts says how many prices are added, removed and changed, and how many rows are
+// of one book alone; of GPU instances where anything differs.
+func printDiffCounts(w io.Writer, d *pricing.Diff) error {
+	counts := map[string]int{}
+	for _, c := range d.Changes {
+		counts[changeKind(c)]++
+	}
+	at := d.At.UTC().Format(time.RFC3339)
 	_, err := fmt.Fprintf(w, "rates at %s: %d added, %d removed, %d changed; rows with their history: %d only in %s, %d only in %s; names: %d and %d\n",
-		d.At.UTC().Format(time.RFC3339), counts["added"]+counts["new model"], counts["removed"]+counts["model gone"], counts["changed"],
+		at, counts["added"]+counts["new model"], counts["removed"]+counts["model gone"], counts["changed"],
 		len(d.Removed), d.From.Version, len(d.Added), d.To.Version, len(d.RemovedAliases), len(d.AddedAliases))
+	if err != nil || len(d.RemovedGPUs)+len(d.AddedGPUs) == 0 {
+		return err
+	}
+	clear(counts)
+	for _, c := range d.GPUChanges {
+		counts[gpuChangeKind(c)]++
+	}
+	_, err = fmt.Fprintf(w, "GPU prices at %s: %d added, %d removed, %d changed; rows with their history: %d only in %s, %d only in %s\n",
+		at, counts["added"], counts["removed"], counts["changed"], len(d.RemovedGPUs), d.From.Version, len(d.AddedGPUs), d.To.Version)
 	return err
 }
 

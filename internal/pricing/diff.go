@@ -21,9 +21,10 @@ type Diff struct {
 	RemovedGPUs, AddedGPUs []GPURow
 	// RemovedAliases and AddedAliases are names.
 	RemovedAliases, AddedAliases []Alias
-	// Changes are the prices in force at At that differ, in canonical order.
-	At      time.Time
-	Changes []RateChange
+	// Changes and GPUChanges are the prices in force at At that differ, in canonical order.
+	At         time.Time
+	Changes    []RateChange
+	GPUChanges []GPUChange
 }
 
 // RateKey says what one rate is the price of.
@@ -44,7 +45,7 @@ type RateChange struct {
 	WholeModel bool
 }
 
-// Compare returns what makes b of a, and the rates that differ at a moment.
+// Compare returns what makes b of a, and the prices that differ at a moment.
 func Compare(a, b *Book, at time.Time) Diff {
 	d := Diff{From: a.header, To: b.header, At: at}
 	d.Removed, d.Added = rowsOnlyIn(a.rows, b.rows), rowsOnlyIn(b.rows, a.rows)
@@ -66,6 +67,7 @@ func Compare(a, b *Book, at time.Time) Diff {
 		}
 	}
 	slices.SortFunc(d.Changes, func(a, b RateChange) int { return a.compare(b.RateKey) })
+	d.GPUChanges = gpuChanges(a, b, at)
 	return d
 }
 
@@ -100,19 +102,19 @@ func (c RateChange) Percent() string {
 	if c.From <= 0 || c.To == NoRate {
 		return ""
 	}
-	return percent(int64(c.From), int64(c.To))
+	return percent(big.NewInt(int64(c.From)), big.NewInt(int64(c.To)))
 }
 
 // percent is (to − from) / from, from > 0.
-func percent(from, to int64) string {
-	n := new(big.Int).Mul(big.NewInt(to-from), big.NewInt(20_000)) // twice the hundredths
+func percent(from, to *big.Int) string {
+	n := new(big.Int).Sub(to, from)
+	n.Mul(n, big.NewInt(20_000)) // twice the hundredths
 	sign := "+"
 	if n.Sign() < 0 {
 		sign, n = "-", n.Neg(n)
 	}
-	den := big.NewInt(from)
-	q, rem := n.QuoRem(n, new(big.Int).Lsh(den, 1), new(big.Int))
-	if half := rem.Cmp(den); half > 0 || (half == 0 && q.Bit(0) == 1) {
+	q, rem := n.QuoRem(n, new(big.Int).Lsh(from, 1), new(big.Int))
+	if half := rem.Cmp(from); half > 0 || (half == 0 && q.Bit(0) == 1) {
 		q.Add(q, big.NewInt(1))
 	}
 	text := fmt.Sprintf("%03s", q.String())
@@ -132,11 +134,16 @@ func (k *RateKey) compare(o RateKey) int {
 func (b *Book) InForce(at time.Time) []Row {
 	var rows []Row
 	for _, r := range b.rows {
-		if r.KnownTo.IsZero() && !r.ValidFrom.After(at) && (r.ValidTo.IsZero() || r.ValidTo.After(at)) {
+		if inForce(r.ValidFrom, r.ValidTo, r.KnownTo, at) {
 			rows = append(rows, r)
 		}
 	}
 	return cloneRows(rows)
+}
+
+// inForce reports that a row holds at a moment and that nothing newer took its place.
+func inForce(validFrom, validTo, knownTo, at time.Time) bool {
+	return knownTo.IsZero() && !validFrom.After(at) && (validTo.IsZero() || validTo.After(at))
 }
 
 // rateSet is the rates in force of a book.
@@ -227,7 +234,7 @@ func (d Disagreement) Spread() string {
 	if low <= 0 {
 		return ""
 	}
-	return percent(int64(low), int64(high))
+	return percent(big.NewInt(int64(low)), big.NewInt(int64(high)))
 }
 
 // Disagreements returns the rates in force at a moment that two or more books state, and not

@@ -205,14 +205,11 @@ func (r *GPURow) check() error {
 }
 
 func compareGPURows(a, b GPURow) int {
-	return cmp.Or(
-		strings.Compare(a.Provider, b.Provider), strings.Compare(a.Instance, b.Instance), strings.Compare(a.Region, b.Region),
-		cmp.Compare(a.Purchase, b.Purchase), a.ValidFrom.Compare(b.ValidFrom), a.KnownFrom.Compare(b.KnownFrom),
-	)
+	return cmp.Or(a.Key().compare(b.Key()), a.ValidFrom.Compare(b.ValidFrom), a.KnownFrom.Compare(b.KnownFrom))
 }
 
 func sameGPU(a, b *GPURow) bool {
-	return a.key() == b.key() && a.Region == b.Region
+	return a.Key() == b.Key()
 }
 
 // buildGPUs checks, orders and indexes the rows of GPU instances.

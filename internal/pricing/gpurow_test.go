@@ -3,8 +3,10 @@ package pricing_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math/big"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -223,4 +225,62 @@ func TestTheRealGPUPricesMakeABook(t *testing.T) {
 			t.Errorf("%+v: %s", p, r.Reason)
 		}
 	}
+}
+
+// Prices of instances that differ are told by instance, region and way of buying, as of a time.
+func TestCompareGPUs(t *testing.T) {
+	spot := gpuRow(func(r *pricing.GPURow) { r.Purchase, r.PerHour = pricing.Spot, 20_000_000_000_000 })
+	west := func(change func(*pricing.GPURow)) pricing.GPURow {
+		return gpuRow(func(r *pricing.GPURow) { r.Region = "us-west-2"; change(r) })
+	}
+	a := gpuBook(t, gpuRow(nil), spot, west(func(r *pricing.GPURow) { r.PerHour = 1 }))
+	b := gpuBook(t,
+		gpuRow(func(r *pricing.GPURow) { r.PerHour = 61_919_999_999_999 }), spot,
+		gpuRow(func(r *pricing.GPURow) { r.Instance, r.Devices = "new", 4 }),
+		gpuRow(func(r *pricing.GPURow) { r.Instance, r.ValidFrom = "later", gpuDay.AddDate(0, 1, 0) }),
+	)
+	d := pricing.Compare(a, b, gpuDay)
+	if len(d.Changes) != 0 || len(d.RemovedGPUs) != 2 || len(d.AddedGPUs) != 3 {
+		t.Fatalf("%+v", d)
+	}
+	var told []string
+	for _, c := range d.GPUChanges {
+		told = append(told, fmt.Sprintf("%s/%s[%s] %s %s %s %s", c.Provider, c.Instance, c.Region, c.Purchase, hourOf(c.From), hourOf(c.To), c.Percent()))
+	}
+	want := []string{
+		"aws/new[us-east-1] on_demand - 55.040000000000/4 ",
+		"aws/p5.48xlarge[us-east-1] on_demand 55.040000000000/8 61.919999999999/8 +12.50%", // half a hundredth less, to even
+		"aws/p5.48xlarge[us-west-2] on_demand 0.000000000001/8 - ",
+	}
+	if !slices.Equal(told, want) {
+		t.Errorf("%q, want %q", told, want)
+	}
+	if rows := b.GPUsInForce(gpuDay); len(rows) != 3 {
+		t.Errorf("in force: %+v", rows)
+	}
+}
+
+// An instance that shows half as many devices for its price is twice as dear.
+func TestGPUChangePercent(t *testing.T) {
+	row := func(price money.Pico, devices int64) *pricing.GPURow {
+		return &pricing.GPURow{PerHour: price, Devices: devices}
+	}
+	for _, tc := range []struct {
+		from, to *pricing.GPURow
+		want     string
+	}{
+		{row(8, 8), row(8, 4), "+100.00%"}, {row(8, 8), row(4, 4), "+0.00%"}, {row(money.Max, 65536), row(money.Max, 1), "+6553500.00%"},
+		{row(0, 1), row(1, 1), ""}, {nil, row(1, 1), ""}, {row(1, 1), nil, ""}, {row(4, 1), row(3, 1), "-25.00%"},
+	} {
+		if got := (pricing.GPUChange{From: tc.from, To: tc.to}).Percent(); got != tc.want {
+			t.Errorf("%+v to %+v: %q, want %q", tc.from, tc.to, got, tc.want)
+		}
+	}
+}
+
+func hourOf(r *pricing.GPURow) string {
+	if r == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%s/%d", r.PerHour, r.Devices)
 }

@@ -1,7 +1,6 @@
 package pricing
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -184,7 +183,7 @@ func reviseGPUs(old, list []GPURow, rev Revision, changes *Changes) ([]GPURow, e
 	taken := 0 // rows of old that are done
 	for i := range list {
 		to := &list[i]
-		for taken < len(old) && compareGPUKeys(&old[taken], to) < 0 {
+		for taken < len(old) && old[taken].Key().compare(to.Key()) < 0 {
 			out, taken = append(out, old[taken]), taken+1
 			changes.Missing++
 		}
@@ -215,11 +214,4 @@ func reviseGPUs(old, list []GPURow, rev Revision, changes *Changes) ([]GPURow, e
 	}
 	changes.Missing += len(old) - taken
 	return append(out, old[taken:]...), nil
-}
-
-func compareGPUKeys(a, b *GPURow) int {
-	return cmp.Or(
-		strings.Compare(a.Provider, b.Provider), strings.Compare(a.Instance, b.Instance),
-		strings.Compare(a.Region, b.Region), cmp.Compare(a.Purchase, b.Purchase),
-	)
 }
