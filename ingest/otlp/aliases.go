@@ -104,8 +104,8 @@ var aliasTable = []alias{
 	{"session.id", tagSession},
 	{"error.type", errorType},
 	{"http.response.status_code", httpStatus},
-	{"cloud.region", region},
 	{"aws.region", region},
+	{"cloud.region", region}, // of a call's own attributes only: see aliasOfResource
 
 	// OpenLLMetry (traceloop), and OpenTelemetry's contributions that follow it.
 	{"gen_ai.usage.cache_read_input_tokens", cacheRead},
@@ -176,6 +176,22 @@ var aliasTable = []alias{
 
 // aliasOf finds a name; its place in the table is its rank.
 var aliasOf = ranks(aliasTable)
+
+// aliasOfResource finds the names that a resource may state. Where a call went is none
+// of them: a resource's region is where the program runs, and prices differ by the
+// region of the model.
+var aliasOfResource = without(aliasOf, region)
+
+// without is find without the names of a fact.
+func without(find map[string]int, of field) map[string]int {
+	m := make(map[string]int, len(find))
+	for key, i := range find {
+		if aliasTable[i].to != of {
+			m[key] = i
+		}
+	}
+	return m
+}
 
 func ranks(table []alias) map[string]int {
 	m := make(map[string]int, len(table))

@@ -40,7 +40,7 @@ func (b *batch) points(data []*metricspb.ResourceMetrics) {
 
 func (b *batch) metric(m *metricspb.Metric, tm tokenMetric, res *resourcepb.Resource) {
 	var of facts
-	of.read(res.GetAttributes(), aliasTable, aliasOf)
+	of.read(res.GetAttributes(), aliasTable, aliasOfResource)
 	series := m.GetSum().GetDataPoints()
 	histograms := m.GetHistogram().GetDataPoints()
 	temporality := m.GetSum().GetAggregationTemporality()
@@ -88,7 +88,7 @@ func (b *batch) point(name string, tm tokenMetric, res *resourcepb.Resource, att
 	}
 	var f facts
 	f.read(attrs, pointFields, pointFind)
-	f.read(res.GetAttributes(), aliasTable, aliasOf)
+	f.read(res.GetAttributes(), aliasTable, aliasOfResource)
 	f.num[to], f.rank[to] = int64(value), 1
 	if tm.provider != "" {
 		f.text[provider] = tm.provider

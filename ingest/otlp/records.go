@@ -49,7 +49,7 @@ func (b *batch) record(t *tool, find map[string]int, r *logspb.LogRecord, rl *lo
 	if !f.tokens {
 		return
 	}
-	f.read(rl.GetResource().GetAttributes(), aliasTable, aliasOf)
+	f.read(rl.GetResource().GetAttributes(), aliasTable, aliasOfResource)
 	f.text[provider] = t.provider
 	e := event.Event{Estimated: true}
 	f.event(&e, t.cacheApart, t.reasoningApart)

@@ -56,7 +56,7 @@ func (b *batch) span(s *tracepb.Span, rs *tracepb.ResourceSpans, scope string) *
 	if !f.isCall() {
 		return nil
 	}
-	f.read(rs.GetResource().GetAttributes(), aliasTable, aliasOf)
+	f.read(rs.GetResource().GetAttributes(), aliasTable, aliasOfResource)
 	c := &call{span: spanKey(s.GetTraceId(), s.GetSpanId()), parent: spanKey(s.GetTraceId(), s.GetParentSpanId())}
 	e := &c.event
 	f.event(e, false, false)
