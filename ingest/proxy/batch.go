@@ -167,7 +167,9 @@ func (r *results) flush() {
 	x.p.done.Add(int64(len(r.pending)))
 	if err := x.p.submit(x.ctx, x.who, r.pending); err != nil {
 		if x.p.opts.FailOpen {
-			x.p.gaps.addRead(x.who, r.pending)
+			for i := range r.pending {
+				x.p.gaps.add(x.who, &r.pending[i], true)
+			}
 		} else {
 			r.err = fmt.Errorf("%w: %w", errKept, err)
 			r.failed.Store(true)

@@ -117,7 +117,7 @@ func (x *exchange) keep(ev *event.Event) error {
 	}
 	err := x.p.submit(x.ctx, x.who, x.events[:])
 	if err != nil {
-		x.p.gaps.add(x.who, ev)
+		x.p.gaps.add(x.who, ev, false)
 		return fmt.Errorf("%w: %w", errKept, err)
 	}
 	return nil
