@@ -190,6 +190,51 @@ func TestLiteLLM(t *testing.T) {
 	}
 }
 
+// The parts of payloads that LiteLLM 1.106.2 makes of an answer of Anthropic with writes
+// to the cache for both times, of a call of the tier flex, and of one of Anthropic's batches.
+func TestLiteLLMWritesAndTiers(t *testing.T) {
+	const head = `{"id":"msg_1","litellm_call_id":"c-1","call_type":"acompletion","status":"success","startTime":1795348740.25,"endTime":1795348742.5,`
+	const anthropic = head + `"custom_llm_provider":"anthropic","model":"claude-sonnet-4-5","prompt_tokens":180,"completion_tokens":5,`
+	const details = `"prompt_tokens_details":{"audio_tokens":null,"cache_write_tokens":70,"cached_tokens":100,"text_tokens":10,"cache_creation_tokens":70,"cache_creation_token_details":`
+	both := tokens.Vector{tokens.Input: 10, tokens.CacheRead: 100, tokens.CacheWrite5m: 30, tokens.CacheWrite1h: 40, tokens.Output: 5}
+	short := tokens.Vector{tokens.Input: 10, tokens.CacheRead: 100, tokens.CacheWrite5m: 70, tokens.Output: 5}
+	for _, tc := range []struct {
+		name, payload string
+		want          tokens.Vector
+		tier          string
+	}{
+		{
+			"both times", anthropic + `"cost_breakdown":{"service_tier":null,"cache_creation_cost":0.0003525},"metadata":{"usage_object":{` + details +
+				`{"ephemeral_5m_input_tokens":30,"ephemeral_1h_input_tokens":40}},"cache_creation_input_tokens":70,"cache_read_input_tokens":100,"service_tier":"standard"}}}`, both, "standard",
+		},
+		{
+			"one hour alone is stated", anthropic + `"metadata":{"usage_object":{` + details +
+				`{"ephemeral_5m_input_tokens":null,"ephemeral_1h_input_tokens":40}},"cache_creation_input_tokens":70}}}`, both, "standard",
+		},
+		{"no details", anthropic + `"cost_breakdown":null,"metadata":{"usage_object":{` + details + `null},"cache_creation_input_tokens":70}}}`, short, "standard"},
+		{"details that are none", anthropic + `"cost_breakdown":[],"metadata":{"usage_object":{` + details + `"planted"},"cache_creation_input_tokens":70}}}`, short, "standard"},
+		{
+			"flex", head + `"custom_llm_provider":"openai","model":"gpt-5","prompt_tokens":12,"completion_tokens":3,"cost_breakdown":{"input_cost":7.5e-06,"service_tier":"flex"},` +
+				`"metadata":{"usage_object":{"prompt_tokens_details":null,"service_tier":"default"}}}`, tokens.Vector{tokens.Input: 12, tokens.Output: 3}, "flex",
+		},
+		{
+			"batch, by the provider's word", anthropic + `"cost_breakdown":{"service_tier":"standard"},"metadata":{"usage_object":{` + details +
+				`{"ephemeral_5m_input_tokens":30,"ephemeral_1h_input_tokens":40}},"service_tier":"batch"}}}`, both, "batch",
+		},
+		{"a tier without a price", head + `"custom_llm_provider":"openai","model":"gpt-5","prompt_tokens":12,"completion_tokens":3,"cost_breakdown":{"service_tier":"scale"}}`, tokens.Vector{tokens.Input: 12, tokens.Output: 3}, "standard"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			code, a, events := post(t, &doortest.Log{}, callback.LiteLLM, tc.payload, "Content-Type", "application/json")
+			if code != 202 || len(events) != 1 {
+				t.Fatalf("%d %s", code, a)
+			}
+			if e := events[0]; e.Tokens != tc.want || e.ServiceTier != tc.tier || hasTag(&e, "usage", "ambiguous") {
+				t.Errorf("tokens %v of tier %q, want %v of %q", e.Tokens, e.ServiceTier, tc.want, tc.tier)
+			}
+		})
+	}
+}
+
 func hasTag(e *event.Event, key, value string) bool {
 	for _, tag := range e.Tags {
 		if tag.Key == key {

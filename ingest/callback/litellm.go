@@ -1,6 +1,7 @@
 package callback
 
 import (
+	"cmp"
 	"encoding/json"
 	"math"
 	"net/http"
@@ -25,29 +26,41 @@ func LiteLLM(edge Edge) http.Handler {
 // error_str, model_parameters and hidden_params are not members: the decoder skips
 // them. Source: litellm/types/utils.py of LiteLLM 1.106.
 type payload struct {
-	ID                  text    `json:"id"`
-	CallID              text    `json:"litellm_call_id"`
-	TraceID             text    `json:"trace_id"`
-	CallType            text    `json:"call_type"`
-	Status              text    `json:"status"`
-	Provider            text    `json:"custom_llm_provider"`
-	Model               text    `json:"model"`
-	ModelGroup          text    `json:"model_group"`
-	Stream              flag    `json:"stream"`
-	CacheHit            flag    `json:"cache_hit"`
-	PromptTokens        count   `json:"prompt_tokens"`
-	CompletionTokens    count   `json:"completion_tokens"`
-	ResponseCost        text    `json:"response_cost"`
-	StartTime           seconds `json:"startTime"` // unix seconds
-	EndTime             seconds `json:"endTime"`
-	CompletionStartTime seconds `json:"completionStartTime"`
-	EndUser             text    `json:"end_user"`
-	RequestTags         []text  `json:"request_tags"`
+	ID                  text            `json:"id"`
+	CallID              text            `json:"litellm_call_id"`
+	TraceID             text            `json:"trace_id"`
+	CallType            text            `json:"call_type"`
+	Status              text            `json:"status"`
+	Provider            text            `json:"custom_llm_provider"`
+	Model               text            `json:"model"`
+	ModelGroup          text            `json:"model_group"`
+	Stream              flag            `json:"stream"`
+	CacheHit            flag            `json:"cache_hit"`
+	PromptTokens        count           `json:"prompt_tokens"`
+	CompletionTokens    count           `json:"completion_tokens"`
+	ResponseCost        text            `json:"response_cost"`
+	StartTime           seconds         `json:"startTime"` // unix seconds
+	EndTime             seconds         `json:"endTime"`
+	CompletionStartTime seconds         `json:"completionStartTime"`
+	EndUser             text            `json:"end_user"`
+	RequestTags         []text          `json:"request_tags"`
+	Cost                part[breakdown] `json:"cost_breakdown"`
 	Error               struct {
 		Class text `json:"error_class"`
 		Code  text `json:"error_code"`
 	} `json:"error_information"`
 	Metadata metadata `json:"metadata"`
+}
+
+// breakdown is what is read of how LiteLLM came to the cost.
+type breakdown struct {
+	ServiceTier text `json:"service_tier"` // the tier that was served, else the one that was asked for
+}
+
+// written are tokens written to a cache, by how long they are kept there.
+type written struct {
+	FiveMinutes count `json:"ephemeral_5m_input_tokens"`
+	OneHour     count `json:"ephemeral_1h_input_tokens"`
 }
 
 // metadata is what is read of a payload's metadata.
@@ -61,10 +74,11 @@ type metadata struct {
 	Requester members `json:"requester_metadata"`
 	Usage     struct {
 		Prompt struct {
-			Cached   count `json:"cached_tokens"`
-			Creation count `json:"cache_creation_tokens"`
-			Audio    count `json:"audio_tokens"`
-			Image    count `json:"image_tokens"`
+			Cached   count         `json:"cached_tokens"`
+			Creation count         `json:"cache_creation_tokens"`
+			Written  part[written] `json:"cache_creation_token_details"`
+			Audio    count         `json:"audio_tokens"`
+			Image    count         `json:"image_tokens"`
 		} `json:"prompt_tokens_details"`
 		Completion struct {
 			Reasoning count `json:"reasoning_tokens"`
@@ -73,6 +87,7 @@ type metadata struct {
 		} `json:"completion_tokens_details"`
 		CacheRead     count `json:"cache_read_input_tokens"`
 		CacheCreation count `json:"cache_creation_input_tokens"`
+		ServiceTier   text  `json:"service_tier"` // the provider's word
 	} `json:"usage_object"`
 }
 
@@ -95,11 +110,20 @@ var operations = map[string]string{
 	"speech": "speech", "rerank": "rerank",
 }
 
+// tiers are the service tiers that have prices of their own; what is not here is
+// standard, as LiteLLM's "default" is.
+var tiers = map[string]string{"batch": "batch", "flex": "flex", "priority": "priority"}
+
+// tier is the service tier of the call.
+func (p *payload) tier() string {
+	return cmp.Or(tiers[strings.ToLower(string(p.Cost.of.ServiceTier))], tiers[strings.ToLower(string(p.Metadata.Usage.ServiceTier))])
+}
+
 func (p *payload) event(rcv ingest.Received) event.Event {
 	e := event.Event{
 		Tenant: rcv.Tenant, OccurredAt: nanos(p.StartTime), Provider: strings.ToLower(string(p.Provider)), Model: string(p.Model), RequestedModel: string(p.ModelGroup),
 		Operation: operations[strings.TrimPrefix(string(p.CallType), "a")], Streamed: bool(p.Stream), ProviderRequestID: string(p.ID),
-		ProviderCost:  ingest.USD(string(p.ResponseCost)),
+		ServiceTier: p.tier(), ProviderCost: ingest.USD(string(p.ResponseCost)),
 		LatencyMicros: micros(p.StartTime, p.EndTime),
 	}
 	if e.Operation == "" { // "anthropic_messages" begins with an a of its own
@@ -134,7 +158,7 @@ func (p *payload) event(rcv ingest.Received) event.Event {
 func (p *payload) vector() (v tokens.Vector, clear bool) {
 	u := &p.Metadata.Usage
 	v[tokens.CacheRead] = int64(max(u.Prompt.Cached, u.CacheRead))
-	v[tokens.CacheWrite5m] = int64(max(u.Prompt.Creation, u.CacheCreation))
+	v[tokens.CacheWrite5m], v[tokens.CacheWrite1h] = p.writes()
 	v[tokens.AudioInput], v[tokens.ImageInput] = int64(u.Prompt.Audio), int64(u.Prompt.Image)
 	v[tokens.Reasoning], v[tokens.AudioOutput], v[tokens.ImageOutput] = int64(u.Completion.Reasoning), int64(u.Completion.Audio), int64(u.Completion.Image)
 	for _, n := range v {
@@ -150,6 +174,15 @@ func (p *payload) vector() (v tokens.Vector, clear bool) {
 		v[tokens.Output], clear = 0, false
 	}
 	return v, clear
+}
+
+// writes are the tokens written to a cache for five minutes and for an hour. What the
+// details do not explain of the sum is of the short time.
+func (p *payload) writes() (fiveMinutes, oneHour int64) {
+	u := &p.Metadata.Usage
+	w := &u.Prompt.Written.of
+	sum := int64(max(u.Prompt.Creation, u.CacheCreation))
+	return max(sum-int64(w.OneHour), int64(w.FiveMinutes)), int64(w.OneHour)
 }
 
 // attribute takes whom the call is for: what the caller said, then the key's owner.

@@ -79,3 +79,14 @@ func (m *members) UnmarshalJSON(b []byte) error {
 	}
 	return json.Unmarshal(b, (*map[string]json.RawMessage)(m))
 }
+
+// part is an object of which T is read; another value is nothing of it.
+type part[T any] struct{ of T }
+
+// UnmarshalJSON takes any value.
+func (p *part[T]) UnmarshalJSON(b []byte) error {
+	if len(b) == 0 || b[0] != '{' {
+		return nil
+	}
+	return json.Unmarshal(b, &p.of)
+}
