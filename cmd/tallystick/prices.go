@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -8,20 +9,39 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tallystick/tallystick/internal/pricing"
-	"github.com/tallystick/tallystick/internal/tokens"
 )
 
-// builtinBook names the book that travels with the program.
-const builtinBook = "builtin"
+// Books that are no file.
+const (
+	// builtinBook travels with the program.
+	builtinBook = "builtin"
+	// inForceBook is the one by which the server prices now.
+	inForceBook = "in-force"
+)
 
 // maxBookFile bounds what is read as a price book.
 const maxBookFile = pricing.MaxBookBytes
+
+// book reads the price book in a file, the built-in one, or the server's that is in force.
+func (f *ledgerFlags) book(ctx context.Context, name string) (*pricing.Book, error) {
+	if name != inForceBook {
+		return openBook(name)
+	}
+	api, err := f.api()
+	if err != nil {
+		return nil, err
+	}
+	book, err := api.priceBook(ctx, "")
+	if err != nil {
+		return nil, fmt.Errorf("the book in force: %w", err)
+	}
+	return book, nil
+}
 
 // openBook reads the price book in a file, or the built-in one.
 func openBook(path string) (*pricing.Book, error) {
@@ -65,83 +85,6 @@ func momentFlag(name, value string) (time.Time, error) {
 		return t, usageError("--%s: %w", name, err)
 	}
 	return t, nil
-}
-
-func newPricesShowCommand() *cobra.Command {
-	var at, file string
-	cmd := &cobra.Command{
-		Use:   "show [MODEL] [--at TIME] [--book FILE]",
-		Short: "Print the prices in force, in USD per million tokens",
-		Long: `Print the prices of a book that are in force at a time, in USD per million tokens.
-
-MODEL is any part of PROVIDER/MODEL. A rate with * follows from another class by
-the provider's own billing. Without --book it is the built-in book.`,
-		Example: "  tallystick prices show gpt-4o\n  tallystick prices show --book candidate.jsonl --at 2026-10-01 anthropic/",
-		Args:    cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			when, err := momentFlag("at", at)
-			if err != nil {
-				return err
-			}
-			book, err := openBook(file)
-			if err != nil {
-				return err
-			}
-			part := ""
-			if len(args) == 1 {
-				part = strings.ToLower(args[0])
-			}
-			return showPrices(cmd.OutOrStdout(), book, when, part)
-		},
-	}
-	cmd.Flags().StringVar(&at, "at", "", "`TIME` of the usage (default: now)")
-	cmd.Flags().StringVar(&file, "book", "", "price book `FILE` (default: the built-in book)")
-	return cmd
-}
-
-func showPrices(w io.Writer, book *pricing.Book, at time.Time, part string) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "MODEL\tREGION\tSERVICE\tABOVE\tVALID FROM\tRATES")
-	found := false
-	for _, r := range book.InForce(at) {
-		if !strings.Contains(r.Provider+"/"+r.Model, part) {
-			continue
-		}
-		found = true
-		for _, s := range r.Sheets {
-			fmt.Fprintf(t, "%s/%s\t%s\t%s\t%d\t%s\t%s\n", r.Provider, r.Model, orDash(r.Region), s.Service, s.Above, r.ValidFrom.Format(time.DateOnly), sheetRates(&s))
-		}
-	}
-	if !found {
-		return &exitError{exitNotFound, fmt.Errorf("book %s has no price in force for %q", book.Version(), part)}
-	}
-	return t.Flush()
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
-// sheetRates are the rates of a sheet in one line.
-func sheetRates(s *pricing.Sheet) string {
-	var rates []string
-	for c, rate := range s.Rates {
-		if rate == pricing.NoRate {
-			continue
-		}
-		mark := ""
-		if s.Derived[c] {
-			mark = "*"
-		}
-		rates = append(rates, tokens.Class(c).String()+" "+perMillion(rate)+mark)
-	}
-	if rates == nil {
-		return "none"
-	}
-	return strings.Join(rates, ", ")
 }
 
 // priceImportFlags are the flags of `prices import`.

@@ -115,6 +115,9 @@ func TestPricesAreApproved(t *testing.T) {
 	}
 	run(exitConflict, "approve", id, "--yes")
 	run(exitConflict, "reject", id)
+	if out := run(exitOK, "show", "gpt-4o-mini"); !strings.Contains(out, "book litellm-2020-01-01, ") || !strings.Contains(out, "input 3, ") {
+		t.Errorf("in force: %s", out)
+	}
 	send(2, 500)
 	priced, newest := int64(0), client.Int(0)
 	err = c.Entries(t.Context(), acme, func(e *client.Entry) error {
@@ -151,6 +154,18 @@ func TestPricesAreApproved(t *testing.T) {
 	run(exitNotFound, "approve", "00000000-0000-4000-8000-000000000000", "--yes")
 	run(exitUsage, "propose", srv.dir+"/nowhere.json")
 
+	// Prices of GPUs on top of the book in force change nothing else.
+	gpus, withGPUs := filepath.Join(srv.dir, "gpus.csv"), filepath.Join(srv.dir, "gpus.jsonl")
+	hours := "cloud,region,instance_type,gpu_name,gpu_count,price_kind,usd_per_hour,currency,generated_at\naws,us-east-1,p5.48xlarge,H100,8,spot,20,USD,2026-08-01\n"
+	if err := os.WriteFile(gpus, []byte(hours), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(exitOK, "gpus", gpus, "--book", "in-force", "-o", withGPUs)
+	out := run(exitOK, "propose", withGPUs)
+	if !strings.Contains(out, "0 added, 0 removed, 0 changed;") || !strings.Contains(out, "added   aws/p5.48xlarge  us-east-1  spot      8        -              20") {
+		t.Errorf("prices of GPUs are proposed: %s", out)
+	}
+
 	// The configuration's book does not come back with a restart.
 	if _, err := srv.kill(); err != nil {
 		t.Fatal(err)
@@ -174,7 +189,7 @@ func TestPricesAreApproved(t *testing.T) {
 	if err := root.ExecuteContext(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for action, want := range map[string]int{"prices.propose": 4, "prices.approve": 2, "prices.reject": 1, "prices.publish": 2} {
+	for action, want := range map[string]int{"prices.propose": 5, "prices.approve": 2, "prices.reject": 1, "prices.publish": 2} {
 		if n := strings.Count(trail.String(), `"`+action+`"`); n != want {
 			t.Errorf("%d rows of %s in the audit log, want %d", n, action, want)
 		}

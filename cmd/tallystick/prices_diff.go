@@ -12,45 +12,55 @@ import (
 	"github.com/tallystick/tallystick/internal/pricing"
 )
 
+// diffFlags are the flags of `prices diff`.
+type diffFlags struct {
+	ledgerFlags
+	at      string
+	sources bool
+}
+
 func newPricesDiffCommand() *cobra.Command {
-	var at string
-	var sources bool
+	f := &diffFlags{}
 	cmd := &cobra.Command{
 		Use:   "diff BOOK BOOK… [--at TIME] [--sources]",
 		Short: "Compare price books: what is added, removed and changed, in percent",
 		Long: `Compare two price books: the prices in force at a time that one has and the other
 has not, and those that differ, in USD per million tokens and in percent; and those of
 GPU instances, in USD per hour, with the percentage of one device's hour. A book is
-a file of ` + "`tallystick prices import`" + `, or "builtin".
+a file of ` + "`tallystick prices import`" + `, "builtin", or "in-force", the server's.
 
 With --sources the books are equals: only prices that two or more of them state, and
 not alike, are printed. A source that is silent does not disagree.`,
-		Example: "  tallystick prices diff builtin candidate.jsonl\n  tallystick prices diff --sources litellm.jsonl genai.jsonl modelsdev.jsonl",
+		Example: "  tallystick prices diff in-force candidate.jsonl\n  tallystick prices diff --sources litellm.jsonl genai.jsonl modelsdev.jsonl",
 		Args:    cobra.MinimumNArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			when, err := momentFlag("at", at)
-			if err != nil {
-				return err
-			}
-			if len(args) > 2 && !sources {
-				return usageError("two books are compared; more with --sources")
-			}
-			books := make([]*pricing.Book, len(args))
-			for i, path := range args {
-				if books[i], err = openBook(path); err != nil {
-					return err
-				}
-			}
-			if sources {
-				return printDisagreements(cmd.OutOrStdout(), when, args, books)
-			}
-			d := pricing.Compare(books[0], books[1], when)
-			return printDiff(cmd.OutOrStdout(), &d, 0)
-		},
+		RunE:    func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
 	}
-	cmd.Flags().StringVar(&at, "at", "", "`TIME` of the usage (default: now)")
-	cmd.Flags().BoolVar(&sources, "sources", false, "report where sources disagree")
+	fs := cmd.Flags()
+	f.serverFlags(fs)
+	fs.StringVar(&f.at, "at", "", "`TIME` of the usage (default: now)")
+	fs.BoolVar(&f.sources, "sources", false, "report where sources disagree")
 	return cmd
+}
+
+func (f *diffFlags) run(cmd *cobra.Command, names []string) error {
+	when, err := momentFlag("at", f.at)
+	if err != nil {
+		return err
+	}
+	if len(names) > 2 && !f.sources {
+		return usageError("two books are compared; more with --sources")
+	}
+	books := make([]*pricing.Book, len(names))
+	for i, name := range names {
+		if books[i], err = f.book(cmd.Context(), name); err != nil {
+			return err
+		}
+	}
+	if f.sources {
+		return printDisagreements(cmd.OutOrStdout(), when, names, books)
+	}
+	d := pricing.Compare(books[0], books[1], when)
+	return printDiff(cmd.OutOrStdout(), &d, 0)
 }
 
 // printDiff prints what makes one book of another, at most so many changes of each kind; 0

@@ -12,12 +12,15 @@ import (
 )
 
 // priceGPUFlags are the flags of `tallystick prices gpus`.
-type priceGPUFlags struct{ book, out, known, version string }
+type priceGPUFlags struct {
+	ledgerFlags
+	bookName, out, known, version string
+}
 
 func newPricesGPUsCommand() *cobra.Command {
 	f := &priceGPUFlags{}
 	cmd := &cobra.Command{
-		Use:   "gpus LIST -o BOOK [--book FILE]",
+		Use:   "gpus LIST -o BOOK [--book BOOK]",
 		Short: "Put hourly prices of GPU instances into a price book",
 		Long: `Make a price book of another one and a list of hourly prices of GPU instances: a CSV
 file, plain or zstd, with the columns cloud, region, instance_type, gpu_name,
@@ -27,13 +30,15 @@ instance with a part of a device shows one.
 
 Lines in another currency than USD, or that leave the number of devices open, are
 counted and left out: nothing is converted or guessed. The book takes effect when it
-is proposed and approved.`,
-		Example: "  tallystick prices gpus gpu_prices.csv -o candidate.jsonl\n  tallystick prices propose candidate.jsonl --from book --note 'GPU prices'",
+is proposed and approved: begin with the server's own (--book in-force), or the models
+in it are proposed at the prices of the built-in book.`,
+		Example: "  tallystick prices gpus gpu_prices.csv --book in-force -o candidate.jsonl\n  tallystick prices propose candidate.jsonl --from book --note 'GPU prices'",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&f.book, "book", "", "price book `FILE` to begin with (default: the built-in book)")
+	f.serverFlags(fs)
+	fs.StringVar(&f.bookName, "book", builtinBook, "price `BOOK` to begin with: a file, builtin or in-force")
 	fs.StringVarP(&f.out, "out", "o", "", "write the book to `BOOK`, which must not exist")
 	fs.StringVar(&f.known, "known-from", "", "`TIME` from which the prices were known (default: now)")
 	fs.StringVar(&f.version, "version", "", "name of the book (default: that of the first book, and the list's)")
@@ -41,7 +46,7 @@ is proposed and approved.`,
 }
 
 func (f *priceGPUFlags) run(cmd *cobra.Command, path string) error {
-	base, err := openBook(f.book)
+	base, err := f.book(cmd.Context(), f.bookName)
 	if err != nil {
 		return err
 	}

@@ -70,7 +70,7 @@ func TestPricesImportShowDiff(t *testing.T) {
 		t.Errorf("a book was overwritten: %v", err)
 	}
 	mustPrices(t, "acme/big  -       standard  0      2026-01-01  input 1.1, output 2, reasoning 2*", "show", "--book", a, "BIG")
-	mustPrices(t, "openai/gpt-4o ", "show", "gpt-4o", "--at", "2026-09-01")
+	mustPrices(t, "openai/gpt-4o ", "show", "--book", "builtin", "gpt-4o", "--at", "2026-09-01")
 	if _, err := pricesCommand(t, "show", "--book", a, "--at", "2025-12-31"); exitCodeOf(err) != exitNotFound {
 		t.Errorf("a price before its time: %v", err)
 	}
@@ -90,7 +90,7 @@ func TestPricesImportShowDiff(t *testing.T) {
 	mustPrices(t, "input 0.99, output 1.8", "show", "--book", own, "--at", "2026-06-01")
 	mustPrices(t, "2985 in the list", "import", "--from", "litellm", testenv.Data(t, "prices/litellm_model_prices_2026-08-01.json.zst"))
 	for _, args := range [][]string{
-		{"import", "--from", "excel", list}, {"import", "--from", "models.dev", list}, {"show", "--book", list}, {"diff", a, b, a}, {"show", "--at", "soon"},
+		{"import", "--from", "excel", list}, {"import", "--from", "models.dev", list}, {"show", "--book", list}, {"diff", a, b, a}, {"show", "--book", "builtin", "--at", "soon"},
 	} {
 		if _, err := pricesCommand(t, args...); exitCodeOf(err) != exitUsage {
 			t.Errorf("%q: %v", args, err)
