@@ -74,7 +74,7 @@ func (a *app) startAgents(ctx context.Context, tlsConfig *tls.Config) (err error
 	}
 	x.gateway, err = agent.New(a.edgeSink(), x.peppers, x.register, agent.Options{
 		Topic: a.kafkaCfg.Topics().Telemetry, Partitions: a.telemetryPartitions, GatewayID: a.edgeID(), TLS: tlsConfig,
-		TenantRate: c.TenantRate, StreamRate: c.AgentRate, PerAddress: c.PerAddress,
+		TenantRate: c.TenantRate, StreamRate: c.AgentRate, PerAddress: c.PerAddress, MaxAge: gpuMaxAge(a.cfg.GPUTime),
 		Served: func(id tenant.ID) bool { return !a.ring.Destroyed(id) }, Tenants: a.ring.Tenants,
 		Admitted: a.agentAdmitted, Denied: a.agentDenied, Logger: a.log,
 	})
@@ -91,10 +91,15 @@ func (a *app) startAgents(ctx context.Context, tlsConfig *tls.Config) (err error
 // openGPURelay makes the way of samples that collectors send by OTLP. It takes them
 // whether agents are served here or not.
 func (a *app) openGPURelay() (err error) {
-	a.gpuRelay, err = agent.NewRelay(a.edgeSink(), agent.Options{
-		Topic: a.kafkaCfg.Topics().Telemetry, Partitions: a.telemetryPartitions, GatewayID: a.edgeID(), TenantRate: a.cfg.Agents.TenantRate,
-	})
+	a.gpuRelay, err = agent.NewRelay(a.edgeSink(), a.gpuRelayOptions())
 	return err
+}
+
+func (a *app) gpuRelayOptions() agent.Options {
+	return agent.Options{
+		Topic: a.kafkaCfg.Topics().Telemetry, Partitions: a.telemetryPartitions, GatewayID: a.edgeID(), TenantRate: a.cfg.Agents.TenantRate,
+		MaxAge: gpuMaxAge(a.cfg.GPUTime),
+	}
 }
 
 // gatewayResource is the gateway in the audit log.

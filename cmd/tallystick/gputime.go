@@ -8,6 +8,7 @@ import (
 	"github.com/tallystick/tallystick/ingest"
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/config"
 	"github.com/tallystick/tallystick/processors/gputime"
 )
 
@@ -21,21 +22,31 @@ func (a *app) startGPUTime() error {
 	if err != nil {
 		return err
 	}
-	cfg := a.cfg.GPUTime
 	runner, err := gputime.New(gputime.Parts{
 		Store: gputime.NewStore(a.processorsDB), Edge: gpuEdge{edge}, Log: a.log, Publisher: a.stageLog,
 		Tenants: a.ring.Tenants, Topic: a.kafkaCfg.Topics().Telemetry, Partitions: a.topic.Partitions,
-	}, gputime.Options{
-		Window:   time.Duration(cfg.WindowSeconds) * time.Second,
-		Lateness: time.Duration(cfg.LatenessSeconds) * time.Second,
-		MaxGap:   time.Duration(cfg.MaxGapSeconds) * time.Second,
-	})
+	}, gpuTimeOptions(a.cfg.GPUTime))
 	if err != nil {
 		return err
 	}
 	a.start("gputime edge", edge.Run)
 	a.start("gputime", func(ctx context.Context) error { return runner.Run(ctx, a.kafkaCfg, a.alone()) })
 	return nil
+}
+
+// gpuTimeOptions have every sample accounted that a door takes.
+func gpuTimeOptions(cfg config.GPUTime) gputime.Options {
+	return gputime.Options{
+		Window:   time.Duration(cfg.WindowSeconds) * time.Second,
+		Lateness: time.Duration(cfg.LatenessSeconds) * time.Second,
+		MaxGap:   time.Duration(cfg.MaxGapSeconds) * time.Second,
+		Horizon:  gpuMaxAge(cfg) + gputime.ClockSlack,
+	}
+}
+
+// gpuMaxAge is how old a sample may be for whoever takes it.
+func gpuMaxAge(cfg config.GPUTime) time.Duration {
+	return time.Duration(cfg.HorizonDays) * 24 * time.Hour
 }
 
 // gpuEdge is the ordinary edge, under a principal that may only write events.

@@ -224,6 +224,12 @@ func TestGPUTimeBecomesMoney(t *testing.T) {
 	if pods := w.totals("tag:pod"); pods["ranker-0"].CostUSD != usd(2*minutes, halfMinute) {
 		t.Errorf("by pod %+v", pods)
 	}
+	// An agent that was cut off for three days sends what it kept.
+	w.send([]int64{3010, 3020, 3030}, 72*time.Hour, nil)
+	w.send(all[:1], 73*time.Hour, nil)
+	await(t, "what came after three days is in the reports", 2*time.Minute, func() bool {
+		return w.totals("gpu_state")["used"].GPUMicros == client.Int(whole/2+15_000_000)
+	})
 	if v, err := w.client.Verify(t.Context(), gpuTenant); err != nil || v.Verdict != "intact" {
 		t.Errorf("the ledger is %+v, %v", v, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/gpu"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/transport"
 )
@@ -47,8 +48,8 @@ const (
 	DefaultHeartbeat        = 30 * time.Second
 	DefaultRevocation       = time.Second
 	DefaultReport           = 2 * time.Second
-	DefaultMaxFuture        = 10 * time.Minute
-	DefaultMaxAge           = 35 * 24 * time.Hour
+	DefaultMaxFuture        = gpu.MaxAhead
+	DefaultMaxAge           = gpu.DefaultMaxAge
 
 	sweepInterval = time.Minute
 	// forgetAfter is how long an agent that has gone is remembered.
@@ -104,7 +105,8 @@ type Options struct {
 	// ReportInterval is how often reports are written; default 2 s.
 	ReportInterval time.Duration
 	// MaxFuture and MaxAge bound the end of a sample against the gateway's clock;
-	// default 10 minutes ahead and 35 days back.
+	// default 10 minutes ahead and 35 days back. What processors/gputime would not
+	// account for must be refused here, where its agent hears of it and counts it.
 	MaxFuture, MaxAge time.Duration
 
 	// Served says whether a tenant can be served; nil serves all. Streams of one

@@ -109,6 +109,7 @@ type GPUTime struct {
 	WindowSeconds   int `koanf:"window_seconds"`   // that one event accounts for; divides an hour
 	LatenessSeconds int `koanf:"lateness_seconds"` // that a window waits after its end
 	MaxGapSeconds   int `koanf:"max_gap_seconds"`  // that one sample may stand for
+	HorizonDays     int `koanf:"horizon_days"`     // that a sample may be old; for those who take samples too
 }
 
 // Bedrock is how tenants' invocation logs are read.

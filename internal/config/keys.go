@@ -32,6 +32,7 @@ const (
 	DefaultGPUWindowSeconds   = 300
 	DefaultGPULatenessSeconds = 120
 	DefaultGPUMaxGapSeconds   = 120
+	DefaultGPUHorizonDays     = 35
 	// Of OTLP: the ports that exporters look at.
 	DefaultOTLPGRPCListen = "127.0.0.1:4317"
 	DefaultOTLPHTTPListen = "127.0.0.1:4318"
@@ -124,6 +125,7 @@ var keys = []key{
 	{"gputime.window_seconds", number, DefaultGPUWindowSeconds, false, "span that one event of GPU time accounts for; divides an hour"},
 	{"gputime.lateness_seconds", number, DefaultGPULatenessSeconds, false, "how long such a span waits for samples after its end"},
 	{"gputime.max_gap_seconds", number, DefaultGPUMaxGapSeconds, false, "longest time that one sample of a GPU may stand for"},
+	{"gputime.horizon_days", number, DefaultGPUHorizonDays, false, "how old a sample of a GPU may be: older ones are refused, and so long are samples kept"},
 	{"bedrock.directory", text, "", false, "directory of Bedrock invocation logs that connections may name folders of (default: none may)"},
 	{"bedrock.interval_seconds", number, DefaultBedrockSeconds, false, "pause between two readings of a connection to Bedrock logs"},
 	{"proxy.listen", text, DefaultProxyListen, false, "address of the metering proxy (empty: not served)"},

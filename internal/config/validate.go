@@ -17,6 +17,7 @@ const (
 	maxInFlight          = 10_000
 	maxCheckpointSeconds = 86_400
 	maxBedrockSeconds    = 86_400
+	maxGPUHorizonDays    = 365     // the edge takes events of 400 days
 	minInFlightBytes     = 8 << 20 // one request with the largest body, twice
 )
 
@@ -45,6 +46,7 @@ func (c *Config) Validate() error {
 	p.want(g.WindowSeconds >= 1 && 3600%max(1, g.WindowSeconds) == 0, "gputime.window_seconds", "%d does not divide an hour", g.WindowSeconds)
 	p.want(g.LatenessSeconds >= 1 && g.LatenessSeconds <= 3600, "gputime.lateness_seconds", "%d is not 1 to 3600", g.LatenessSeconds)
 	p.want(g.MaxGapSeconds >= 1 && g.MaxGapSeconds <= g.WindowSeconds, "gputime.max_gap_seconds", "%d is not 1 to gputime.window_seconds", g.MaxGapSeconds)
+	p.want(g.HorizonDays >= 1 && g.HorizonDays <= maxGPUHorizonDays, "gputime.horizon_days", "%d is not 1 to %d", g.HorizonDays, maxGPUHorizonDays)
 	p.want(c.Bedrock.IntervalSeconds >= 1 && c.Bedrock.IntervalSeconds <= maxBedrockSeconds, "bedrock.interval_seconds",
 		"must be 1 to %d, got %d", maxBedrockSeconds, c.Bedrock.IntervalSeconds)
 	p.want(c.Bedrock.Directory == "" || filepath.IsAbs(c.Bedrock.Directory), "bedrock.directory", "%q is not an absolute path", c.Bedrock.Directory)

@@ -46,6 +46,16 @@ const (
 	maxMIGInstance = 64      // of one device
 )
 
+// Times that a sample may end at, by the clock of the door that takes it: of the
+// agents' gateway (ingest/agent), or of the edge for collectors (ingest/otlp). What a
+// door takes, processors/gputime accounts for, so both have the bounds from here.
+const (
+	// MaxAhead is how far ahead of that clock.
+	MaxAhead = 10 * time.Minute
+	// DefaultMaxAge is how long ago.
+	DefaultMaxAge = 35 * 24 * time.Hour
+)
+
 // Snapshot is one look at a host.
 type Snapshot struct {
 	// Taken is when the tool looked: its own timestamp where it has one and the

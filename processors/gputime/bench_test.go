@@ -23,7 +23,7 @@ import (
 // what it takes to store each second of it.
 func BenchmarkApply(b *testing.B) {
 	const devices = 2000
-	c := NewCore(Options{}, 0)
+	c := NewCore(Options{}, 0, 0)
 	var batches []Batch
 	round := int64(0)
 	next := func() {
@@ -245,7 +245,7 @@ func BenchmarkRecord(b *testing.B) {
 	n := 0
 	for b.Loop() {
 		if n%len(values) == 0 {
-			u.core = NewCore(Options{}, 0)
+			u.core = NewCore(Options{}, 0, 0)
 		}
 		rec := kafka.Record{Value: values[n%len(values)]}
 		rec.Key = keyOf(rec.Value)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tallystick/tallystick/ingest/event"
+	"github.com/tallystick/tallystick/internal/gpu"
 )
 
 // Batch is one record of `telemetry`.
@@ -46,6 +47,7 @@ type Core struct {
 	window, lateness, maxGap, horizon int64 // microseconds
 
 	clock   int64 // greatest ReceivedAt so far
+	oldest  int64 // no sample is accounted that ends then or before; never goes back
 	nextDue int64 // no window is due before
 	windows map[place]*window
 	counts  map[Source]*Counts
@@ -54,12 +56,12 @@ type Core struct {
 	scratch []byte
 }
 
-// NewCore makes a Core at the log's clock of what was stored.
-func NewCore(opts Options, clock int64) *Core {
+// NewCore makes a Core at the log's clock and the Oldest of what was stored.
+func NewCore(opts Options, clock, oldest int64) *Core {
 	opts = opts.withDefaults()
 	return &Core{
 		window: opts.Window.Microseconds(), lateness: opts.Lateness.Microseconds(), maxGap: opts.MaxGap.Microseconds(),
-		horizon: opts.Horizon.Microseconds(), clock: clock,
+		horizon: opts.Horizon.Microseconds(), clock: clock, oldest: oldest,
 		windows: make(map[place]*window), counts: make(map[Source]*Counts), facts: make(map[string]*facts),
 	}
 }
@@ -135,9 +137,9 @@ func (c *Core) Learn(s *Stored) error {
 // refuses says which count of a sample goes up that is accounted in no window.
 func (c *Core) refuses(s *Sample, clock int64) func(*Counts) *int64 {
 	switch {
-	case s.End > clock+maxAhead.Microseconds():
+	case s.End > clock+gpu.MaxAhead.Microseconds():
 		return func(n *Counts) *int64 { return &n.Future }
-	case s.End <= clock-c.horizon:
+	case s.End <= max(c.oldest, clock-c.horizon):
 		return func(n *Counts) *int64 { return &n.Late }
 	}
 	return nil
@@ -146,6 +148,7 @@ func (c *Core) refuses(s *Sample, clock int64) func(*Counts) *int64 {
 // Apply takes a batch. What Needs named of it must have been learned.
 func (c *Core) Apply(b *Batch) {
 	c.clock = max(c.clock, b.ReceivedAt)
+	c.oldest = max(c.oldest, c.clock-c.horizon)
 	n := c.counts[Source{b.Tenant, b.Agent}]
 	if n == nil {
 		n = &Counts{}
@@ -294,6 +297,11 @@ func (c *Core) emit(w *window) {
 // Clock is the log's clock, in unix microseconds.
 func (c *Core) Clock() int64 { return c.clock }
 
+// Oldest is the end, in unix microseconds, to which samples are refused: their
+// windows may be forgotten, and would begin again under the ids of events that there
+// are. It does not go back when the horizon becomes longer.
+func (c *Core) Oldest() int64 { return c.oldest }
+
 // Waiting reports whether a window waits for time to pass, and until when by the
 // log's clock.
 func (c *Core) Waiting() (until int64, ok bool) {
@@ -318,7 +326,7 @@ type Changes struct {
 // Take gives what is to be stored, and drops windows from memory that are stored
 // and wait for nothing; those that a late sample touches are read again.
 func (c *Core) Take() Changes {
-	ch := Changes{Counts: make(map[Source]Counts, len(c.counts)), Events: c.events, Forget: c.clock - c.horizon - c.window - c.maxGap}
+	ch := Changes{Counts: make(map[Source]Counts, len(c.counts)), Events: c.events, Forget: c.oldest - c.window - c.maxGap}
 	c.events = nil
 	var changed []*window
 	for p, w := range c.windows {

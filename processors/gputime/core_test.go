@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tallystick/tallystick/ingest/event"
+	"github.com/tallystick/tallystick/internal/gpu"
 )
 
 const second = int64(million)
@@ -32,7 +33,7 @@ type world struct {
 }
 
 func newWorld(t testing.TB, opts Options) *world {
-	return &world{t: t, opts: opts, core: NewCore(opts, 0), store: map[Place]Stored{}}
+	return &world{t: t, opts: opts, core: NewCore(opts, 0, 0), store: map[Place]Stored{}}
 }
 
 func (w *world) apply(b *Batch) {
@@ -73,7 +74,7 @@ func (w *world) commit() {
 
 // die throws away all but what is stored.
 func (w *world) die() {
-	w.core = NewCore(w.opts, w.core.Clock())
+	w.core = NewCore(w.opts, w.core.Clock(), w.core.Oldest())
 	for _, s := range w.store {
 		if s.DirtySince != 0 {
 			w.learn(&s)
@@ -539,11 +540,37 @@ func TestLateSamplesCorrect(t *testing.T) {
 // Samples beyond the horizon and ahead of their receipt are counted, and in no sum.
 func TestRefusedSamplesAreCounted(t *testing.T) {
 	w := newWorld(t, testOptions)
-	w.apply(&Batch{Tenant: "acme", Agent: "a", ReceivedAt: base, Samples: samplesOf("g", base+maxAhead.Microseconds(), 2, nil), Malformed: 3})
+	w.apply(&Batch{Tenant: "acme", Agent: "a", ReceivedAt: base, Samples: samplesOf("g", base+gpu.MaxAhead.Microseconds(), 2, nil), Malformed: 3})
 	w.apply(&Batch{Tenant: "acme", Agent: "a", ReceivedAt: base, Samples: samplesOf("g", base-11*60*second, 2, nil)})
 	w.flush()
 	if len(w.events) != 0 || w.counts != (Counts{Future: 2, Late: 2, Malformed: 3}) {
 		t.Errorf("%d events, %+v", len(w.events), w.counts)
+	}
+}
+
+// A longer horizon counts for what comes from then on. A window that the shorter one
+// has forgotten takes no sample again: its events would have ids that there are.
+func TestLongerHorizonOpensNoForgottenWindow(t *testing.T) {
+	w := newWorld(t, testOptions)
+	w.apply(&Batch{Tenant: "acme", Agent: "a", ReceivedAt: base + 60*second, Samples: samplesOf("g", base, 3, nil)})
+	w.apply(&Batch{Tenant: "acme", Agent: "a", ReceivedAt: base + 3600*second})
+	w.flush()
+	if len(w.store) != 0 || len(w.events) == 0 {
+		t.Fatalf("%d windows are kept, %d events", len(w.store), len(w.events))
+	}
+	before := len(w.events)
+	w.opts.Horizon = 48 * time.Hour
+	w.die()
+	w.apply(&Batch{Tenant: "acme", Agent: "a", ReceivedAt: base + 3601*second, Samples: samplesOf("g", base+30*second, 3, nil)})
+	w.flush()
+	if len(w.events) != before || w.counts != (Counts{Accounted: 3, Late: 3}) {
+		t.Errorf("%d events more, %+v", len(w.events)-before, w.counts)
+	}
+	// What comes in the days after is late by the new one.
+	w.apply(&Batch{Tenant: "acme", Agent: "a", ReceivedAt: base + 40*3600*second, Samples: samplesOf("g", base+3600*second, 3, nil)})
+	w.flush()
+	if len(w.events) == before || w.counts != (Counts{Accounted: 6, Late: 3}) {
+		t.Errorf("%d events more, %+v", len(w.events)-before, w.counts)
 	}
 }
 

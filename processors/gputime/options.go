@@ -3,6 +3,8 @@ package gputime
 import (
 	"fmt"
 	"time"
+
+	"github.com/tallystick/tallystick/internal/gpu"
 )
 
 // Defaults of Options.
@@ -10,12 +12,17 @@ const (
 	DefaultWindow   = 5 * time.Minute
 	DefaultLateness = 2 * time.Minute
 	DefaultMaxGap   = 2 * time.Minute
-	DefaultHorizon  = 48 * time.Hour
+	DefaultHorizon  = gpu.DefaultMaxAge + ClockSlack
 	DefaultCommit   = time.Second
 )
 
-// maxAhead is how far the end of a sample may lie ahead of its receipt.
-const maxAhead = 5 * time.Minute
+// ClockSlack is by how much the log's clock may be ahead of that of the door which
+// took a sample: a horizon is so much longer than the age to which doors take
+// samples, so that none that was acknowledged is too old here.
+const ClockSlack = time.Hour
+
+// MaxHorizon is below the age to which the edge takes the events of samples.
+const MaxHorizon = 366 * 24 * time.Hour
 
 // Options of the processor. The zero value of a field means its default. Window and
 // MaxGap decide what the events are: who changes Window begins other events under
@@ -29,7 +36,11 @@ type Options struct {
 	Lateness time.Duration
 	// MaxGap is the longest time that one sample can stand for; at most Window.
 	MaxGap time.Duration
-	// Horizon is how late a sample may be. What is later is refused, and counted.
+	// Horizon is how late a sample may be, by the log's clock. What is later is
+	// refused, and counted. So long are windows kept in the store, some 1.6 KB each
+	// with a sample every ten seconds; memory has only those that wait. A longer one
+	// than before is in force for what comes from then on: windows that were
+	// forgotten take no sample again.
 	Horizon time.Duration
 	// Commit is how long samples are taken into one transaction.
 	Commit time.Duration
@@ -64,8 +75,8 @@ func (o Options) Validate() error {
 		return fmt.Errorf("gputime.max_gap: must be above 0 and at most gputime.window, is %s", o.MaxGap)
 	case o.Lateness <= 0 || o.Lateness > time.Hour:
 		return fmt.Errorf("gputime.lateness: must be above 0 and at most 1h, is %s", o.Lateness)
-	case o.Horizon < o.Window+o.Lateness:
-		return fmt.Errorf("gputime.horizon: must be at least window and lateness together, is %s", o.Horizon)
+	case o.Horizon < o.Window+o.Lateness || o.Horizon > MaxHorizon:
+		return fmt.Errorf("gputime.horizon: must be at least window and lateness together and at most %s, is %s", MaxHorizon, o.Horizon)
 	}
 	return nil
 }

@@ -165,7 +165,7 @@ func (r *Runner) runOnce(ctx context.Context, id int32, src Opener, log *slog.Lo
 	if err != nil {
 		return fmt.Errorf("read what was left: %w", err)
 	}
-	u.core = NewCore(r.opts, u.cp.Clock)
+	u.core = NewCore(r.opts, u.cp.Clock, u.cp.Oldest)
 	for i := range windows {
 		if err := u.core.Learn(&windows[i]); err != nil {
 			return fmt.Errorf("window of tenant %s: %w", windows[i].Tenant, err)
@@ -297,7 +297,7 @@ func (u *run) batchOf(ctx context.Context, rec *kafka.Record) Batch {
 // commit stores what happened, and then sends the events of it.
 func (u *run) commit(ctx context.Context) error {
 	ch := u.core.Take()
-	u.cp.Clock = u.core.Clock()
+	u.cp.Clock, u.cp.Oldest = u.core.Clock(), u.core.Oldest()
 	if err := u.r.Store.Commit(ctx, u.id, u.cp, &ch); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}

@@ -308,6 +308,9 @@ func TestSilenceRefusalAndFence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if cp.Clock == 0 || cp.Oldest != cp.Clock-testOptions.Horizon.Microseconds() {
+		t.Errorf("the checkpoint has %+v", cp)
+	}
 	if _, err := store.Open(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ type Checkpoint struct {
 	Epoch  int64
 	Resume kafka.Position
 	Clock  int64 // the log's, unix microseconds
+	Oldest int64 // Core.Oldest
 }
 
 // Store keeps windows, events that are to be sent, counts and checkpoints in
@@ -35,8 +36,8 @@ func (s *Store) Open(ctx context.Context, partition int32) (cp Checkpoint, err e
 		return tx.QueryRow(ctx, `
 			insert into processors.gpu_partition as p (partition, epoch) values ($1, 1)
 			on conflict (partition) do update set epoch = p.epoch + 1
-			returning epoch, topic_id, next_offset, clock_us`, partition).
-			Scan(&cp.Epoch, (*[16]byte)(&cp.Resume.Topic), &cp.Resume.Offset, &cp.Clock)
+			returning epoch, topic_id, next_offset, clock_us, oldest_us`, partition).
+			Scan(&cp.Epoch, (*[16]byte)(&cp.Resume.Topic), &cp.Resume.Offset, &cp.Clock, &cp.Oldest)
 	})
 	return cp, classify(err)
 }
@@ -147,8 +148,8 @@ func (s *Store) Commit(ctx context.Context, partition int32, cp Checkpoint, ch *
 	tenants := slices.Sorted(maps.Keys(ids))
 	fn := func(tx postgres.Tx) error {
 		tag, err := tx.Exec(ctx, `
-			update processors.gpu_partition set topic_id = $3, next_offset = $4, clock_us = $5
-			where partition = $1 and epoch = $2`, partition, cp.Epoch, [16]byte(cp.Resume.Topic), cp.Resume.Offset, cp.Clock)
+			update processors.gpu_partition set topic_id = $3, next_offset = $4, clock_us = $5, oldest_us = $6
+			where partition = $1 and epoch = $2`, partition, cp.Epoch, [16]byte(cp.Resume.Topic), cp.Resume.Offset, cp.Clock, cp.Oldest)
 		if err != nil {
 			return err
 		}
