@@ -281,23 +281,24 @@ func toolOf(names ...string) *tool {
 	return nil
 }
 
-// tokenMetric is a metric whose points are tokens of one class.
-type tokenMetric struct {
+// usageMetric is a metric whose points are tokens of one class each, or a cost.
+type usageMetric struct {
 	kind  string // the attribute that names the class
 	kinds map[string]field
 	// provider is that of a tool's own metric, "" where an attribute says it.
 	provider string
-	// apart: the classes do not contain each other.
-	apart bool
+	// cost: the points are US dollars, as the tool counts them, and of no class.
+	cost bool
 }
 
-// tokenMetrics are the metrics that can be billed by, for a source that asks for it.
-var tokenMetrics = map[string]tokenMetric{
+// usageMetrics are the metrics that can be billed by, for a source that asks for it.
+var usageMetrics = map[string]usageMetric{
 	"gen_ai.client.token.usage": {kind: "gen_ai.token.type", kinds: map[string]field{"input": inputTokens, "output": outputTokens, "completion": outputTokens}},
-	"claude_code.token.usage": {kind: "type", provider: "anthropic", apart: true, kinds: map[string]field{
+	"claude_code.token.usage": {kind: "type", provider: "anthropic", kinds: map[string]field{
 		"input": inputTokens, "output": outputTokens, "cacheRead": cacheRead, "cacheCreation": cacheWrite,
 	}},
-	"gemini_cli.token.usage": {kind: "type", provider: "gemini", apart: true, kinds: map[string]field{
+	"claude_code.cost.usage": {provider: "anthropic", cost: true},
+	"gemini_cli.token.usage": {kind: "type", provider: "gemini", kinds: map[string]field{
 		"input": inputTokens, "output": outputTokens, "thought": reasoning, "tool": toolInput, // "cache" is part of "input"
 	}},
 }

@@ -35,7 +35,7 @@ var rewrite = flag.Bool("rewrite", false, "write what is computed into testdata"
 const start = 1_795_348_800_000_000_000 // 2026-11-22T12:00:00Z
 
 // kase is one case of testdata/vendors.txt: lines "resource", "span ID [PARENT]
-// [error]", "log NAME", "sum NAME VALUE [cumulative]" and "histogram NAME VALUE",
+// [error]", "log NAME", "sum NAME VALUE [cumulative] [UNIT]" and "histogram NAME VALUE",
 // each followed by indented attributes key=JSON.
 type kase struct {
 	traces  coltracepb.ExportTraceServiceRequest
@@ -96,10 +96,14 @@ func (k *kase) metric(t *testing.T, rm *metricspb.ResourceMetrics, w []string) *
 		t.Fatal(err)
 	}
 	temporality := metricspb.AggregationTemporality_AGGREGATION_TEMPORALITY_DELTA
-	if len(w) > 3 {
-		temporality = metricspb.AggregationTemporality_AGGREGATION_TEMPORALITY_CUMULATIVE
-	}
 	m := &metricspb.Metric{Name: w[1]}
+	for _, x := range w[3:] {
+		if x == "cumulative" {
+			temporality = metricspb.AggregationTemporality_AGGREGATION_TEMPORALITY_CUMULATIVE
+		} else {
+			m.Unit = x
+		}
+	}
 	rm.ScopeMetrics[0].Metrics = append(rm.ScopeMetrics[0].Metrics, m)
 	if w[0] == "sum" {
 		p := &metricspb.NumberDataPoint{StartTimeUnixNano: start - 60e9, TimeUnixNano: start, Value: &metricspb.NumberDataPoint_AsDouble{AsDouble: value}}
@@ -227,6 +231,9 @@ func describeEvent(e *event.Event) string {
 	}
 	if e.Streamed {
 		b.WriteString(" streamed")
+	}
+	if e.ContextTokens > 0 {
+		fmt.Fprintf(&b, " context=%d", e.ContextTokens)
 	}
 	if e.TTFTMicros > 0 || e.HTTPStatus > 0 {
 		fmt.Fprintf(&b, " ttft=%d http=%d", e.TTFTMicros, e.HTTPStatus)

@@ -8,7 +8,8 @@
 // stand there. A span is one event, whose id is made of its trace and span ids, so
 // that what is sent twice counts once. Of spans that repeat each other the innermost
 // counts. Records of coding tools are estimates, and of one tool only one signal
-// counts. Token metrics count only for a source that says it has nothing else.
+// counts. Token and cost metrics count only for a source that says it is billed by
+// them, and then its spans and records do not.
 //
 // Metrics of GPUs are no events: what a collector scraped of a DCGM exporter, or
 // collected by OpenTelemetry's conventions for hardware, becomes samples of

@@ -50,6 +50,9 @@ func (b *batch) record(t *tool, find map[string]int, r *logspb.LogRecord, rl *lo
 		return
 	}
 	f.read(rl.GetResource().GetAttributes(), aliasTable, aliasOfResource)
+	if !b.billsCalls(&f) {
+		return
+	}
 	f.text[provider] = t.provider
 	e := event.Event{Estimated: true}
 	f.event(&e, t.cacheApart, t.reasoningApart)

@@ -57,6 +57,9 @@ func (b *batch) span(s *tracepb.Span, rs *tracepb.ResourceSpans, scope string) *
 		return nil
 	}
 	f.read(rs.GetResource().GetAttributes(), aliasTable, aliasOfResource)
+	if !b.billsCalls(&f) {
+		return nil
+	}
 	c := &call{span: spanKey(s.GetTraceId(), s.GetSpanId()), parent: spanKey(s.GetTraceId(), s.GetParentSpanId())}
 	e := &c.event
 	f.event(e, false, false)
