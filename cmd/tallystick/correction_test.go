@@ -53,8 +53,12 @@ func TestProducerCorrects(t *testing.T) {
 		p, err := c.Pipeline(t.Context())
 		return err == nil && p.LedgerLag+p.PublishLag+p.AnalyticsLag == 0 && p.Rejected >= 3
 	})
+	t.Setenv("TALLYSTICK_TOKEN", srv.token)
 	var told []string
 	err := c.Entries(t.Context(), acme, func(e *client.Entry) error {
+		if e.Kind == "usage" || e.Kind == "correction" {
+			mustPrices(t, "ledger ", "explain", fmt.Sprint(e.Seq), "--tenant", acme, "--url", srv.url())
+		}
 		switch e.Kind {
 		case "usage":
 			told = append(told, fmt.Sprint(e.EventID, " ", *e.CostUSD))

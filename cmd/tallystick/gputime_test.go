@@ -236,19 +236,26 @@ func TestGPUTimeBecomesMoney(t *testing.T) {
 	w.explain()
 }
 
-// explain holds one entry against `prices explain`.
+// explain holds one entry and one correction against `prices explain`.
 func (w *gpuWorld) explain() {
 	w.t.Helper()
-	var seq client.Int
+	first := map[string]client.Int{}
 	err := w.client.Entries(w.t.Context(), gpuTenant, func(e *client.Entry) error {
-		if e.Kind == "usage" && seq == 0 {
-			seq = e.Seq
+		if first[e.Kind] == 0 {
+			first[e.Kind] = e.Seq
 		}
 		return nil
 	})
-	if err != nil || seq == 0 {
-		w.t.Fatalf("no usage entry: %v", err)
+	if err != nil || first["usage"] == 0 || first["correction"] == 0 {
+		w.t.Fatalf("no usage entry or no correction: %v", err)
 	}
+	w.explains(first["usage"])
+	w.explains(first["correction"], "corrects ", "delta ", " µs\n")
+}
+
+// explains holds an entry against `prices explain`, which says these things too.
+func (w *gpuWorld) explains(seq client.Int, also ...string) {
+	w.t.Helper()
 	var out bytes.Buffer
 	cmd := newRootCommand()
 	cmd.SetOut(&out)
@@ -257,7 +264,7 @@ func (w *gpuWorld) explain() {
 	if err := cmd.ExecuteContext(w.t.Context()); err != nil {
 		w.t.Fatalf("%v\n%s", err, out.String())
 	}
-	for _, want := range []string{"aws/p5.48xlarge[us-east-1]@2025-01-01/on_demand", "55.040000000000 USD per hour", "gpu_time/1 "} {
+	for _, want := range append(also, "aws/p5.48xlarge[us-east-1]@2025-01-01/on_demand", "55.040000000000 USD per hour", "gpu_time/1 ") {
 		if !strings.Contains(out.String(), want) {
 			w.t.Errorf("the explanation lacks %q:\n%s", want, out.String())
 		}

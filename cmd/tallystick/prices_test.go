@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/hex"
 	"flag"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +26,7 @@ import (
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 )
 
-var updateExplained = flag.Bool("update-prices-golden", false, "write testdata/prices_explain.txt anew")
+var updateExplained = flag.Bool("update-prices-golden", false, "write testdata/prices_explain*.txt anew")
 
 // pricesCommand runs `tallystick prices`.
 func pricesCommand(t *testing.T, args ...string) (string, error) {
@@ -106,26 +108,34 @@ func pricedEntry(t *testing.T, model string) chain.Entry {
 		ID: "e-3", Tenant: "acme", Provider: "openai", Model: model, OccurredAt: at, ReceivedAt: at,
 		Tokens: tokens.Vector{tokens.Input: 1_234, tokens.CacheRead: 801, tokens.Output: 57, tokens.Reasoning: 7},
 	}}
-	book := pricing.Builtin()
+	priceEntry(&e, pricing.Builtin())
+	return e
+}
+
+// priceEntry sets the entry's money as the ledger's writer does.
+func priceEntry(e *chain.Entry, book *pricing.Book) {
 	u := usageOf(&e.Event)
 	res := book.Price(&u)
 	e.Priced, e.Cost, e.PriceRow, e.UnpricedReason, e.PriceBook = res.Priced, res.Cost, string(res.Row), res.Reason.String(), chain.Hash(book.Hash())
 	e.PricingVersion = pricing.RuleVersion
-	return e
 }
 
-// explained runs `prices explain 3` against a server that has the entry.
-func explained(t *testing.T, e chain.Entry) (string, error) {
+// explained runs `prices explain` for the first entry against a server that has them all.
+func explained(t *testing.T, entries ...chain.Entry) (string, error) {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/v1/prices/books/") { // of operators only, as for a tenant's token
 			http.Error(w, "{}", http.StatusForbidden)
 			return
 		}
-		if r.URL.String() != "/v1/ledger/entries/3?tenant_id=acme" {
+		i := slices.IndexFunc(entries, func(e chain.Entry) bool {
+			return r.URL.String() == fmt.Sprintf("/v1/ledger/entries/%d?tenant_id=acme", e.Seq)
+		})
+		if i < 0 {
 			t.Errorf("asked %s", r.URL)
+			i = 0
 		}
-		answer, err := protojson.Marshal(&pb.Entry{TenantId: "acme", Seq: 3, Canonical: e.Append(nil)})
+		answer, err := protojson.Marshal(&pb.Entry{TenantId: "acme", Seq: entries[i].Seq, Canonical: entries[i].Append(nil)})
 		if err != nil {
 			t.Error(err)
 		}
@@ -134,7 +144,7 @@ func explained(t *testing.T, e chain.Entry) (string, error) {
 	}))
 	defer server.Close()
 	t.Setenv("TALLYSTICK_TOKEN", "tok")
-	return pricesCommand(t, "explain", "3", "--tenant", "acme", "--url", server.URL)
+	return pricesCommand(t, "explain", fmt.Sprint(entries[0].Seq), "--tenant", "acme", "--url", server.URL)
 }
 
 func TestPricesExplain(t *testing.T) {
@@ -142,9 +152,25 @@ func TestPricesExplain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	checkExplained(t, out, "testdata/prices_explain.txt")
+	out, err = explained(t, pricedEntry(t, "gpt-nobody-knows"))
+	if err != nil || !strings.Contains(out, "unpriced  unknown_model") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	early := pricedEntry(t, "gpt-4o")
+	early.Priced, early.Cost, early.PriceRow, early.PriceBook, early.UnpricedReason = false, 0, "", chain.Hash{}, noPriceBook
+	out, err = explained(t, early)
+	if err != nil || !strings.Contains(out, "unpriced  no_price_book") {
+		t.Errorf("before the first book: %v\n%s", err, out)
+	}
+}
+
+// checkExplained compares an explanation with a golden file. The book's hash is left
+// out: a new built-in book is no new explanation.
+func checkExplained(t *testing.T, out, golden string) {
+	t.Helper()
 	hash := pricing.Builtin().Hash()
-	out = strings.ReplaceAll(out, hex.EncodeToString(hash[:]), "HASH") // a new built-in book is no new explanation
-	const golden = "testdata/prices_explain.txt"
+	out = strings.ReplaceAll(out, hex.EncodeToString(hash[:]), "HASH")
 	if *updateExplained {
 		if err := os.WriteFile(golden, []byte(out), 0o644); err != nil {
 			t.Fatal(err)
@@ -152,11 +178,7 @@ func TestPricesExplain(t *testing.T) {
 	}
 	want, err := os.ReadFile(golden)
 	if err != nil || out != string(want) {
-		t.Errorf("%v\n%s\nwant\n%s", err, out, want)
-	}
-	out, err = explained(t, pricedEntry(t, "gpt-nobody-knows"))
-	if err != nil || !strings.Contains(out, "unpriced  unknown_model") {
-		t.Errorf("%v\n%s", err, out)
+		t.Errorf("%s: %v\n%s\nwant\n%s", golden, err, out, want)
 	}
 }
 
