@@ -87,7 +87,9 @@ func (x *exchange) settle(resp *http.Response, readErr error) error {
 	}
 	x.same(ev, &res)
 	x.tags = ev.Tags[:0] // the memory, where it grew
-	x.price(ev, tier)
+	if x.to.call.Dialect != usage.None {
+		x.price(ev, tier) // else nobody knows what it cost
+	}
 	return x.keep(ev)
 }
 

@@ -143,7 +143,7 @@ func (x *exchange) prepare(inHand int64) *refusal {
 	if no := x.identify(); no != nil {
 		return no
 	}
-	x.metered = x.to.call.Dialect != usage.None && !x.to.call.Repeated
+	x.metered = x.to.call.Dialect != usage.None && !x.to.call.Repeated || x.to.call.Unlisted == usage.Paid
 	x.id = newID(x.started)
 	x.w.Header()[EventIDHeader] = []string{x.id}
 	x.call = Call{
@@ -217,7 +217,7 @@ func (x *exchange) admit() *refusal {
 	if no := x.readBody(); no != nil {
 		return no
 	}
-	if x.metered {
+	if x.metered || x.to.call.Unlisted == usage.PaidForAModel {
 		x.readAsk()
 	}
 	ctx, p := x.r.Context(), &x.p.parts
@@ -334,7 +334,7 @@ func tooLarge(limit int64) *refusal {
 }
 
 // readAsk reads the model and the prompt's size, and its digests where they are
-// wanted.
+// wanted. A call of which it is not known whether it costs does where it names a model.
 func (x *exchange) readAsk() {
 	var b []byte
 	if x.body != nil {
@@ -345,6 +345,9 @@ func (x *exchange) readAsk() {
 	_, _ = reader.Write(b)
 	ask := reader.Close()
 	x.p.asks.Put(reader)
+	if x.metered = x.metered || ask.Model != ""; !x.metered {
+		return
+	}
 	x.call.PromptTokens = ask.PromptTokens
 	if ask.Model != "" {
 		x.call.Model = ask.Model

@@ -23,7 +23,7 @@ type Digester interface {
 var promptFields = map[string]bool{
 	"messages": true, "system": true, "input": true, "instructions": true, "prompt": true, "contents": true,
 	"systemInstruction": true, "system_instruction": true, "tools": true, "functions": true, "toolConfig": true,
-	"texts": true, "message": true, "chat_history": true, "preamble": true, "inputText": true, "query": true, "documents": true,
+	"texts": true, "message": true, "chat_history": true, "preamble": true, "inputText": true, "query": true, "documents": true, "instances": true,
 }
 
 // prefixes are the lengths whose digests find prompts that begin alike.

@@ -292,6 +292,12 @@ func operation(c usage.Call, path string) string {
 	switch {
 	case strings.HasSuffix(path, "mbeddings") || strings.HasSuffix(path, "mbedContent") || strings.HasSuffix(path, "Contents") || strings.HasSuffix(path, "/embed"):
 		return "embeddings"
+	case c.Dialect == usage.None:
+		return "other"
+	case c.Dialect == usage.VertexPredict && !strings.Contains(c.Model, "embed"):
+		return "predict"
+	case c.Dialect == usage.VertexPredict:
+		return "embeddings"
 	case c.Dialect == usage.OpenAIAudio:
 		return "audio"
 	case c.Dialect == usage.OpenAIImages:

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -76,12 +78,19 @@ func TestRecordedExchanges(t *testing.T) {
 	}
 }
 
+// costsUnlisted are the recorded calls that cost and that no table knows: an index that is
+// made of a file, a cache that is kept, a call by voice.
+var costsUnlisted = regexp.MustCompile(`:uploadToFileSearchStore|/cachedContents$|/realtime/calls`)
+
 // checkRecorded holds the events of an exchange against what its bytes say.
 func checkRecorded(t *testing.T, n int, e *testenv.Exchange, got []event.Event) {
 	t.Helper()
 	call := usage.Detect(e.Method, e.Host, e.Path)
 	if call.Dialect == usage.None || call.Repeated && e.Status >= 400 {
-		if len(got) != 0 {
+		if len(got) == 1 && costsUnlisted.MatchString(e.Path) && slices.Contains(got[0].Tags, event.Tag{Key: "usage", Value: "not_metered"}) && got[0].Tokens.Total() == 0 {
+			return
+		}
+		if len(got) != 0 || costsUnlisted.MatchString(e.Path) && e.Method == http.MethodPost {
 			t.Errorf("exchange %d: %d events of a call that uses nothing", n, len(got))
 		}
 		return

@@ -153,7 +153,7 @@ func TestDetectBatches(t *testing.T) {
 		{"GET", "localhost", "/files/f/content", openai("f")},
 		{"GET", "api.openai.com", "/v1/files/file-1", Call{}},
 		{"GET", "api.openai.com", "/v1/files//content", Call{}},
-		{"POST", "api.openai.com", "/v1/files/file-1/content", Call{}},
+		{"POST", "api.openai.com", "/v1/files/file-1/content", Call{Unlisted: PaidForAModel}},
 		{"HEAD", "api.openai.com", "/v1/files/file-1/content", Call{}},
 		{"GET", "api.openai.com", "/v1/vector_stores/vs_1/files/file-1/content", Call{}},
 		{"GET", "api.openai.com", "/v1/containers/cntr_1/files/cfile_1/content", Call{}},

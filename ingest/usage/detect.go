@@ -16,7 +16,22 @@ type Call struct {
 	// Batch is the batch whose results are read, or the file, which may be another
 	// kind of file; "" is neither.
 	Batch string
+	// Unlisted is what is known of a call without a dialect.
+	Unlisted Unlisted
 }
+
+// Unlisted says whether a call costs that no table knows the usage of.
+type Unlisted uint8
+
+// What it says.
+const (
+	// Free is a call that uses nothing, or that is counted elsewhere.
+	Free Unlisted = iota
+	// PaidForAModel is a call that costs if its body names a model.
+	PaidForAModel
+	// Paid is a call that costs by what its path says.
+	Paid
+)
 
 // hosts are providers whose chat form is a dialect of its own.
 var hosts = []struct {
@@ -28,8 +43,9 @@ var hosts = []struct {
 	{"api.cohere.com", Cohere}, {"api.cohere.ai", Cohere},
 }
 
-// endings are the endpoints that use tokens, by the end of their path. Those
-// that are not here use none: files, counts, listings, sessions.
+// endings are the endpoints whose answers state tokens, by the end of their path.
+// Those that are not here use none (files, counts, listings, sessions), or unlisted
+// says what is known of them.
 var endings = []struct {
 	suffix  string
 	dialect Dialect
@@ -38,12 +54,45 @@ var endings = []struct {
 	{"/embeddings", OpenAIEmbeddings}, {"/audio/transcriptions", OpenAIAudio}, {"/audio/translations", OpenAIAudio}, {"/audio/speech", OpenAIAudio},
 	{"/images/generations", OpenAIImages}, {"/images/edits", OpenAIImages}, {"/images/variations", OpenAIImages},
 	{"/messages", Anthropic}, {":rawPredict", Anthropic}, {":streamRawPredict", Anthropic},
-	{":generateContent", Gemini}, {":streamGenerateContent", Gemini}, {":embedContent", Gemini}, {":batchEmbedContents", Gemini},
+	{":generateContent", Gemini}, {":streamGenerateContent", Gemini}, {":embedContent", Gemini}, {":batchEmbedContents", Gemini}, {":predict", VertexPredict},
 	{"/converse", BedrockConverse}, {"/converse-stream", BedrockConverse}, {"/invoke", BedrockInvoke}, {"/invoke-with-response-stream", BedrockInvoke},
 }
 
 // cohereEndings are Cohere's own endpoints.
 var cohereEndings = []string{"/chat", "/embed", "/rerank", "/generate", "/classify", "/summarize"}
+
+// free are the ends of paths of requests that cost nothing by themselves though they
+// name a model: counts, keys of sessions, assistants, and batches, whose results are
+// counted when they are read.
+var free = []string{
+	"/count_tokens", "/count-tokens", ":countTokens", ":computeTokens", "/input_tokens", "/tokenize", "/detokenize",
+	"/client_secrets", "/realtime/sessions", "/assistants", "/agents", "/batches", "/batch/jobs", ":fetchPredictOperation", ":cancel",
+}
+
+// paid are parts of paths of requests that cost and need not name a model.
+var paid = []string{"/runs/", "/videos/", "/realtime/calls/", "/async-invoke/", "/guardrail/", "/submit_tool_outputs/"}
+
+// unlisted says whether a request costs that has no dialect.
+func unlisted(host, path, model string) Unlisted {
+	for _, f := range free {
+		if strings.HasSuffix(path, f) {
+			return Free
+		}
+	}
+	verb := strings.Contains(path[strings.LastIndexByte(path, '/')+1:], ":")
+	switch {
+	case model != "" || verb || ofHost(host, "mistral.ai") && strings.Contains(path+"/", "/conversations/"):
+		return Paid
+	case lastPart(upTo(path)) == "assistants" || strings.HasSuffix(path, "/moderations") && !ofHost(host, "mistral.ai"):
+		return Free
+	}
+	for _, p := range paid {
+		if strings.Contains(path+"/", p) {
+			return Paid
+		}
+	}
+	return PaidForAModel
+}
 
 // Detect says in which dialect the answer to a request will be. Host may have a
 // port; path is the escaped path, a query is ignored.
@@ -57,6 +106,8 @@ func Detect(method, host, path string) Call {
 		c = reading(method, host, path)
 	} else if rest, ok := strings.CutSuffix(path, "/cancel"); ok {
 		c = reading("GET", "", rest) // answers with the response as it is then
+	} else if c.Dialect == None {
+		c.Unlisted = unlisted(host, path, c.Model)
 	}
 	return c
 }

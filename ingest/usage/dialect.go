@@ -27,6 +27,9 @@ const (
 	Compatible
 	// AnthropicBatch is a message batch's results: one message a line, summed.
 	AnthropicBatch
+	// VertexPredict is Vertex AI's older form, of which only embeddings of text state
+	// tokens.
+	VertexPredict
 
 	// NumDialects is how many there are.
 	NumDialects
@@ -35,7 +38,7 @@ const (
 var dialectNames = [NumDialects]string{
 	"none", "openai_chat", "openai_responses", "openai_embeddings", "openai_audio", "openai_images", "openai_batch",
 	"anthropic", "gemini", "bedrock_converse", "bedrock_invoke", "mistral", "cohere", "deepseek", "xai", "groq",
-	"openrouter", "compatible", "anthropic_batch",
+	"openrouter", "compatible", "anthropic_batch", "vertex_predict",
 }
 
 // String is the dialect's name in reports.
@@ -52,7 +55,7 @@ type table struct {
 	shape      shape
 	merging    merging
 	roots      []string // prefixes of all paths; nil is only ""
-	element    bool     // the document may be a list of documents
+	documents  string   // the path of documents within the document, "" is none
 	counts     map[Count][]string
 	names      map[int][]string
 	lists      map[string]int
@@ -199,10 +202,10 @@ var messages = anthropic.below("result.message.", nil, map[int][]string{
 
 // gemini's answer is one document, a stream of them, or a list of them.
 var gemini = table{
-	shape:   thoughtsApart,
-	merging: snapshots,
-	roots:   []string{"", "*."},
-	element: true,
+	shape:     thoughtsApart,
+	merging:   snapshots,
+	roots:     []string{"", "*."},
+	documents: anyElement,
 	counts: map[Count][]string{
 		Prompt:     {"usageMetadata.promptTokenCount"},
 		Completion: {"usageMetadata.candidatesTokenCount", "usageMetadata.responseTokenCount"},
@@ -224,6 +227,17 @@ var gemini = table{
 	text:       []string{"candidates.*.content"},
 	terminal:   []string{done},
 	finishEnds: true,
+}
+
+// predictions state tokens for each text that was embedded (Google, "Text embeddings
+// API": statistics.token_count of each prediction); other predictions state none.
+var predictions = table{
+	merging:   sums,
+	documents: "predictions.*",
+	counts: map[Count][]string{
+		Prompt: {"predictions.*.embeddings.statistics.token_count", "predictions.*.embeddings.statistics.tokenCount"},
+	},
+	names: map[int][]string{nameError: {"error.status"}},
 }
 
 // converse names each cache count twice; both names are one count.
@@ -338,6 +352,7 @@ var grammars = [NumDialects]*grammar{
 	OpenRouter:       compile(chat),
 	Compatible:       compile(chat),
 	AnthropicBatch:   compile(messages),
+	VertexPredict:    compile(predictions),
 }
 
 // chunkGrammar is of the outer documents of Bedrock's native streams.

@@ -15,7 +15,7 @@ type place struct {
 	count    Count // + 1; 0 is none
 	name     uint8 // + 1; 0 is none
 	element  uint8 // index in lists + 1: the end of an element
-	document bool  // the end of a document within a list
+	document bool  // the end of a document within another
 	text     bool  // strings here and below are answer text: measured, not kept
 	base64   bool  // a JSON document in base64
 }
@@ -105,8 +105,8 @@ func compile(t table) *grammar {
 			g.at(prefix + p).text = true
 		}
 	}
-	if t.element {
-		g.at(anyElement).document = true
+	if t.documents != "" {
+		g.at(t.documents).document = true
 	}
 	return g
 }

@@ -22,7 +22,8 @@ type Reason uint8
 
 // The reasons.
 const (
-	// NotMetered is an endpoint that uses no tokens (files, counts, listings).
+	// NotMetered is an endpoint that uses no tokens (files, counts, listings), or none that
+	// are known of here (see Unlisted).
 	NotMetered Reason = iota
 	// Refused is a status of 400 or more: zero usage.
 	Refused

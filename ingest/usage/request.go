@@ -16,6 +16,7 @@ var ask = compile(table{
 	text: []string{
 		"messages", "system", "input", "instructions", "prompt", "contents", "systemInstruction", "system_instruction", "tools", "functions",
 		"toolConfig.tools", "texts", "message", "chat_history", "preamble", "inputText", "content", "requests", "query", "documents",
+		"instances.*.content",
 	},
 })
 
