@@ -28,6 +28,7 @@ the price book that it names, and compare it with the ledger's to 1e-12 USD.
 Of a correction it is what the usage costs from there on, beside what it cost before
 and the difference, and the entry that it corrects is held against it; whether the
 corrections in between lead from one to the other, ` + "`tallystick ledger compare`" + ` says.
+Where the provider stated a cost of its own, the difference is printed.
 
 ENTRY is the entry's number. The book must be the one that the entry names by its
 SHA-256; without --book it is the built-in book, or else the server's of that hash,

@@ -83,11 +83,16 @@ func (x *explanation) printClasses(w io.Writer) {
 	x.printOutcome(w, "\t\t")
 }
 
-// printOutcome says what a correction changes; blank are the columns between name and value.
+// printOutcome says what a correction changes, and what the provider says; blank are the columns between name and value.
 func (x *explanation) printOutcome(w io.Writer, blank string) {
-	if x.before == nil {
-		return
+	if x.before != nil {
+		x.printCorrected(w, blank)
 	}
+	x.printProvider(w, blank)
+}
+
+// printCorrected says what a correction changes.
+func (x *explanation) printCorrected(w io.Writer, blank string) {
 	was := "by an earlier correction"
 	if x.direct {
 		was = fmt.Sprintf("by entry %d", x.before.Seq)
@@ -98,6 +103,27 @@ func (x *explanation) printOutcome(w io.Writer, blank string) {
 	if used := x.usedMore(); used != "" {
 		fmt.Fprintf(w, "usage delta\t%s%s\n", blank, used)
 	}
+}
+
+// printProvider compares what the provider says that the usage costs with the ledger.
+func (x *explanation) printProvider(w io.Writer, blank string) {
+	p := x.provider
+	if p == nil {
+		return
+	}
+	says := "the same"
+	switch {
+	case !x.net.Priced:
+		says = "which the ledger has no price to compare with"
+	case p.over > 0:
+		says = p.over.String() + " more than the ledger"
+	case p.over < 0:
+		says = strings.TrimPrefix(p.over.String(), "-") + " less than the ledger"
+	}
+	if p.seq != x.entry.Seq {
+		says += fmt.Sprintf(" (entry %d)", p.seq)
+	}
+	fmt.Fprintf(w, "provider\t%s%s, %s\n", blank, p.cost, says)
 }
 
 // costOf is what usage comes to, or that it has no price.

@@ -120,3 +120,43 @@ func TestPricesExplainRefusesCorrections(t *testing.T) {
 		}
 	}
 }
+
+// What the provider says that a call costs stands beside what the ledger says.
+func TestPricesExplainProvidersCost(t *testing.T) {
+	for name, c := range map[string]struct {
+		says, want string
+		change     func(*chain.Entry)
+	}{
+		"nothing":         {"", "", nil},
+		"the same":        {"0.00472625", "provider                               0.004726250000, the same\n", nil},
+		"more":            {"0.005", "provider                               0.005000000000, 0.000273750000 more than the ledger\n", nil},
+		"less":            {"0", "provider                               0.000000000000, 0.004726250000 less than the ledger\n", nil},
+		"without a price": {"0.005", "provider  0.005000000000, which the ledger has no price to compare with\n", func(e *chain.Entry) { e.Event.Model = "unheard-of" }},
+	} {
+		e := pricedEntry(t, "gpt-4o")
+		e.Event.ProviderCost = c.says
+		if c.change != nil {
+			c.change(&e)
+			priceEntry(&e, pricing.Builtin())
+		}
+		out, err := explained(t, e)
+		if err != nil || !strings.Contains(out, c.want) || c.want == "" && strings.Contains(out, "provider ") {
+			t.Errorf("%s: %v\n%s\nlacks %q", name, err, out, c.want)
+		}
+	}
+	// A re-rate has no word of the provider of its own: that on the same usage counts.
+	first := pricedEntry(t, "gpt-4o")
+	first.Event.ProviderCost = "0.005"
+	out, err := explained(t, corrected(t, 5, &first, pricing.Builtin(), nil), first)
+	if err != nil || !strings.Contains(out, "0.000273750000 more than the ledger (entry 3)") {
+		t.Errorf("a re-rate: %v\n%s", err, out)
+	}
+	out, err = explained(t, corrected(t, 5, &first, pricing.Builtin(), moreOutput), first)
+	if err != nil || strings.Contains(out, "provider ") {
+		t.Errorf("a correction of the counts: %v\n%s", err, out)
+	}
+	out, err = explained(t, corrected(t, 5, &first, pricing.Builtin(), func(ev *event.Event) { moreOutput(ev); ev.ProviderCost = "0.02" }), first)
+	if err != nil || !strings.Contains(out, "0.005858750000 more than the ledger\n") {
+		t.Errorf("a correction that states a cost: %v\n%s", err, out)
+	}
+}

@@ -34,6 +34,16 @@ type explanation struct {
 	before *chain.Net
 	// direct says that before is what the corrected entry says itself, with no correction between.
 	direct bool
+	// provider is what the provider says that this usage costs; nil where it says nothing.
+	provider *providerCost
+}
+
+// providerCost is a provider's own word on what usage costs.
+type providerCost struct {
+	cost money.Pico
+	seq  int64 // of the entry that says it
+	// over is what it is above the ledger's cost; meant where that has a price.
+	over money.Pico
 }
 
 // pricedClass is what the tokens of one class cost.
@@ -64,9 +74,26 @@ func explainEntry(e, original *chain.Entry, book *pricing.Book) (*explanation, e
 		return nil, err
 	}
 	if original == nil {
-		return x, nil
+		return x, x.compare(e)
 	}
-	return x, x.correct(original)
+	if err := x.correct(original); err != nil {
+		return nil, err
+	}
+	if e.Event.ProviderCost == "" && original.Event.Tokens == e.Event.Tokens && original.Event.GPUMicros == e.Event.GPUMicros {
+		return x, x.compare(original) // it speaks of the same usage
+	}
+	return x, x.compare(e)
+}
+
+// compare holds what the provider says in an entry of this usage beside what it comes to.
+func (x *explanation) compare(e *chain.Entry) error {
+	cost, ok := e.Event.ProviderCostPico()
+	if !ok {
+		return nil
+	}
+	over, err := cost.Sub(x.net.Cost)
+	x.provider = &providerCost{cost, e.Seq, over}
+	return err
 }
 
 // price works the price out and holds it against the ledger's.
