@@ -18,6 +18,8 @@ import (
 type Agents interface {
 	Create(ctx context.Context, by authn.Principal, id tenant.ID, name string) (agentauth.Agent, agentauth.Credential, error)
 	List(ctx context.Context, id tenant.ID, after string, limit int) ([]agentauth.Agent, error)
+	// Collectors are those who send samples and are no agents.
+	Collectors(ctx context.Context, id tenant.ID) ([]agentauth.Collector, error)
 	// Issue shows a credential under the newest pepper.
 	Issue(ctx context.Context, by authn.Principal, k agentauth.Key) (agentauth.Credential, error)
 	Revoke(ctx context.Context, by authn.Principal, k agentauth.Key) error
@@ -72,6 +74,15 @@ func (a *agentService) ListAgents(ctx context.Context, req *pb.ListAgentsRequest
 		return nil, classifyStore(ctx, "list agents", err)
 	}
 	res := &pb.ListAgentsResponse{}
+	if after == "" {
+		collectors, err := store.Collectors(ctx, id)
+		if err != nil {
+			return nil, classifyStore(ctx, "list collectors", err)
+		}
+		for i := range collectors {
+			res.Collectors = append(res.Collectors, &pb.Collector{Name: collectors[i].Name, Samples: sampleCountsMessage(&collectors[i].Samples)})
+		}
+	}
 	for i := range list[:min(size, len(list))] {
 		res.Agents = append(res.Agents, agentMessage(&list[i]))
 	}
@@ -114,5 +125,13 @@ func agentMessage(a *agentauth.Agent) *pb.Agent {
 	return &pb.Agent{
 		AgentId: a.Agent, TenantId: string(a.Tenant), Name: a.Name, CreatedAt: timestamppb.New(a.CreatedAt), CreatedBy: a.CreatedBy,
 		IssuedAt: timestamppb.New(a.IssuedAt), RevokedAt: timestamp(a.RevokedAt), RevokedBy: a.RevokedBy, ReportedAt: timestamp(a.ReportedAt),
+		Samples: sampleCountsMessage(&a.Samples),
+	}
+}
+
+func sampleCountsMessage(c *agentauth.SampleCounts) *pb.SampleCounts {
+	return &pb.SampleCounts{
+		Accounted: c.Accounted, Duplicate: c.Duplicate, TooOld: c.Late, TooFarAhead: c.Future, Malformed: c.Malformed,
+		WithoutTime: c.WithoutTime, ClippedUs: c.ClippedMicros, Refused: c.Refused, Lost: c.Lost,
 	}
 }

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -23,6 +27,12 @@ const agentsLong = `GPU agents: each is of one tenant and has a credential of it
 create prints the credential, which "tallystick agent" is given. issue prints it
 again, under the newest pepper; the audit log says so first. What is revoked stays
 revoked, and its streams end within seconds.
+
+list says how many samples of each became GPU time, and what of them did not:
+refused by a rule, lost before they were sent, too old, too far ahead, without time
+(the first look at a device, or one that came too long after the look before) and
+time that was clipped because a sample said to stand for more than
+gputime.max_gap_seconds. Collectors that send GPUs by OTLP are listed below.
 
 To change the pepper that all credentials are made of: rotate-pepper on the
 machine with the file (other processes with the file notice within ten seconds),
@@ -74,23 +84,31 @@ func (f *agentsFlags) create(ctx context.Context, api *ledgerAPI, c *cobra.Comma
 func (f *agentsFlags) list(ctx context.Context, api *ledgerAPI, c *cobra.Command, _ []string) error {
 	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 4, 2, ' ', 0)
 	if !f.json {
-		fmt.Fprintln(w, "AGENT\tNAME\tMADE BY\tISSUED\tLAST HEARTBEAT\tSTATE")
+		fmt.Fprintln(w, "AGENT\tNAME\tMADE BY\tISSUED\tLAST HEARTBEAT\tSTATE\tSAMPLES\tNOT COUNTED")
 	}
+	var collectors []*pb.Collector
 	for token := ""; ; {
 		var page pb.ListAgentsResponse
 		q := url.Values{"tenant_id": {f.tenant}, "page_size": {"1000"}, "page_token": {token}}
 		if err := api.call(ctx, "/v1/agents?"+q.Encode(), nil, &page); err != nil {
 			return err
 		}
+		collectors = append(collectors, page.Collectors...)
 		for _, a := range page.Agents {
 			if err := f.print(c.OutOrStdout(), w, a); err != nil {
 				return err
 			}
 		}
 		if token = page.NextPageToken; token == "" {
-			return w.Flush()
+			break
 		}
 	}
+	for _, one := range collectors {
+		if err := f.printCollector(c.OutOrStdout(), w, one); err != nil {
+			return err
+		}
+	}
+	return w.Flush()
 }
 
 func (f *agentsFlags) print(out, table io.Writer, a *pb.Agent) error {
@@ -101,8 +119,46 @@ func (f *agentsFlags) print(out, table io.Writer, a *pb.Agent) error {
 	if a.RevokedAt != nil {
 		state = "revoked by " + a.RevokedBy
 	}
-	_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", a.AgentId, a.Name, a.CreatedBy, shortTime(a.IssuedAt), shortTime(a.ReportedAt), state)
+	_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", a.AgentId, a.Name, a.CreatedBy, shortTime(a.IssuedAt), shortTime(a.ReportedAt), state,
+		group(a.Samples.GetAccounted()), notCounted(a.Samples))
 	return err
+}
+
+// printCollector prints who sends samples by OTLP.
+func (f *agentsFlags) printCollector(out, table io.Writer, c *pb.Collector) error {
+	if f.json {
+		return printJSONLine(out, c)
+	}
+	_, err := fmt.Fprintf(table, "-\t%s\t-\t-\t-\tcollector\t%s\t%s\n", cmp.Or(c.Name, "-"), group(c.Samples.GetAccounted()), notCounted(c.Samples))
+	return err
+}
+
+// notCounted says what of an agent's samples became no GPU time, and why; a dash for
+// nothing. What came twice is not missing.
+func notCounted(c *pb.SampleCounts) string {
+	var parts []string
+	add := func(n int64, what string) {
+		if n > 0 {
+			parts = append(parts, group(n)+" "+what)
+		}
+	}
+	for _, reason := range slices.Sorted(maps.Keys(c.GetLost())) {
+		add(c.Lost[reason], "lost ("+reason+")")
+	}
+	for _, rule := range slices.Sorted(maps.Keys(c.GetRefused())) {
+		add(c.Refused[rule], "refused ("+rule+")")
+	}
+	add(c.GetTooOld(), "too old")
+	add(c.GetTooFarAhead(), "too far ahead")
+	add(c.GetMalformed(), "malformed")
+	add(c.GetWithoutTime(), "without time")
+	if us := c.GetClippedUs(); us > 0 {
+		parts = append(parts, (time.Duration(us)*time.Microsecond).String()+" clipped")
+	}
+	if len(parts) == 0 {
+		return "-"
+	}
+	return strings.Join(parts, ", ")
 }
 
 // shortTime is a time to the second, or a dash for none.

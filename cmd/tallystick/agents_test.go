@@ -86,6 +86,7 @@ func TestAgentsOfTheProgram(t *testing.T) {
 	if f, err := s.Recv(); err != nil || f.GetAck().GetSeq() != 1 {
 		t.Fatalf("%v, %v", f, err)
 	}
+	w.countSamples(s, id)
 	// Another tenant's token neither sees nor ends it.
 	other := w.must("/v1/tokens", `{"tenant_id":"umbrella","name":"x","scopes":["admin","read"]}`, true)["secret"].(string)
 	for path, body := range map[string]string{"/v1/agents/" + id + ":revoke": `{}`, "/v1/agents/" + id + ":issue": `{}`} {
@@ -112,6 +113,30 @@ func TestAgentsOfTheProgram(t *testing.T) {
 	if strings.Contains(string(w.log.Bytes())+w.answers.String(), text[len(text)-43:]) {
 		t.Error("the secret is in the log or in an answer")
 	}
+}
+
+// countSamples has an agent send what is no GPU time, and looks for it in the list.
+func (w *accessWorld) countSamples(s pb.AgentGateway_ConnectClient, id string) {
+	w.t.Helper()
+	now := time.Now()
+	frame := &pb.SampleFrame{ProducerEpoch: 1, Seq: 2, Samples: []*pb.GpuSample{
+		{GpuUuid: "GPU-2", Host: "n1", StartUs: now.Add(-10 * time.Minute).UnixMicro(), EndUs: now.UnixMicro()},
+		{GpuUuid: "GPU-2", Host: "n1", StartUs: now.Add(-80*time.Hour - time.Minute).UnixMicro(), EndUs: now.Add(-80 * time.Hour).UnixMicro()},
+		{GpuUuid: "GPU-2", Host: "n1", EndUs: now.Add(-36 * 24 * time.Hour).UnixMicro()},
+	}}
+	if err := s.Send(&pb.AgentFrame{Body: &pb.AgentFrame_Samples{Samples: frame}}); err != nil {
+		w.t.Fatal(err)
+	}
+	for range 2 { // the refusal and the acknowledgement
+		if f, err := s.Recv(); err != nil {
+			w.t.Fatalf("%v, %v", f, err)
+		}
+	}
+	await(w.t, "the samples are in the list", 30*time.Second, func() bool {
+		_, out := w.command("", "agents", "list", "--tenant", "acme")
+		line := strings.Join(strings.Fields(out), " ")
+		return strings.Contains(line, id+" rack 1") && strings.HasSuffix(line, "in force 3 1 refused (end_us: time), 1 without time, 8m0s clipped")
+	})
 }
 
 // rotatePepper puts a new pepper in place: both credentials are good then.

@@ -39,7 +39,7 @@ func TestWhatIsTakenIsAccounted(t *testing.T) {
 		if err := gpuTimeOptions(cfg).Validate(); err != nil {
 			t.Fatal(err)
 		}
-		a := &app{cfg: &config.Config{GPUTime: cfg, Agents: config.Agents{TenantRate: 1000}}}
+		a := &app{cfg: &config.Config{DataDir: t.TempDir(), GPUTime: cfg, Agents: config.Agents{TenantRate: 1000}}}
 		var log telemetryLog
 		opts := a.gpuRelayOptions()
 		opts.Topic, opts.GatewayID, opts.Now = "telemetry", "test", func() time.Time { return now }

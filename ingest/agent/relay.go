@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tallystick/tallystick/ingest/event"
+	"github.com/tallystick/tallystick/internal/agentauth"
 	"github.com/tallystick/tallystick/internal/kafka"
 	"github.com/tallystick/tallystick/internal/tenant"
 
@@ -17,7 +18,7 @@ import (
 
 // RelayPrefix begins the agent id of what a Relay takes. No agent that proves itself
 // has such an id.
-const RelayPrefix = "otlp/"
+const RelayPrefix = agentauth.CollectorPrefix
 
 // Relay puts samples into the topic `telemetry` for another front door, which has
 // verified on whose behalf it speaks: a collector that has a token and is no agent.

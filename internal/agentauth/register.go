@@ -31,6 +31,8 @@ type Agent struct {
 	RevokedBy string
 	// ReportedAt is the time of its last heartbeat; zero before the first.
 	ReportedAt time.Time
+	// Samples are summed over the agent's epochs.
+	Samples SampleCounts
 }
 
 // Register is the agents in Postgres. Its methods may be called from many
@@ -142,8 +144,17 @@ func (r *Register) List(ctx context.Context, id tenant.ID, after string, limit i
 	err := r.db.InTenant(ctx, id, func(tx postgres.Tx) error {
 		rows, err := tx.Query(ctx, `
 			select c.agent_id, c.name, c.created_at, c.created_by, c.issued_at, c.revoked_at, coalesce(c.revoked_by, ''),
-			  (select max(p.reported_at) from agent.producer p where p.tenant_id = c.tenant_id and p.agent_id = c.agent_id)
-			from agent.credential c where c.tenant_id = $1 and c.agent_id > $2 order by c.agent_id limit $3`, string(id), after, limit)
+			  (select max(p.reported_at) from agent.producer p where p.tenant_id = c.tenant_id and p.agent_id = c.agent_id),
+			  (select coalesce(jsonb_object_agg(s.reason, s.n), '{}') from (
+			    select e.key as reason, sum(e.value::bigint) as n from agent.received v, jsonb_each_text(v.refused_samples) e
+			    where v.tenant_id = c.tenant_id and v.agent_id = c.agent_id group by e.key) s),
+			  (select coalesce(jsonb_object_agg(s.reason, s.n), '{}') from (
+			    select e.key as reason, sum(e.value::bigint) as n from agent.producer p, jsonb_each_text(p.lost_samples) e
+			    where p.tenant_id = c.tenant_id and p.agent_id = c.agent_id group by e.key) s),
+			  coalesce(n.accounted, 0), coalesce(n.duplicate, 0), coalesce(n.late, 0), coalesce(n.future, 0), coalesce(n.malformed, 0),
+			  coalesce(n.without_time, 0), coalesce(n.clipped_us, 0)
+			from agent.credential c left join processors.gpu_count n on n.tenant_id = c.tenant_id and n.agent_id = c.agent_id
+			where c.tenant_id = $1 and c.agent_id > $2 order by c.agent_id limit $3`, string(id), after, limit)
 		if err != nil {
 			return err
 		}
@@ -151,7 +162,8 @@ func (r *Register) List(ctx context.Context, id tenant.ID, after string, limit i
 		for rows.Next() {
 			a := Agent{Key: Key{Tenant: id}}
 			var revoked, reported *time.Time
-			if err := rows.Scan(&a.Agent, &a.Name, &a.CreatedAt, &a.CreatedBy, &a.IssuedAt, &revoked, &a.RevokedBy, &reported); err != nil {
+			fields := []any{&a.Agent, &a.Name, &a.CreatedAt, &a.CreatedBy, &a.IssuedAt, &revoked, &a.RevokedBy, &reported, &a.Samples.Refused, &a.Samples.Lost}
+			if err := rows.Scan(append(fields, a.Samples.processed()...)...); err != nil {
 				return err
 			}
 			a.CreatedAt, a.IssuedAt = a.CreatedAt.UTC(), a.IssuedAt.UTC()

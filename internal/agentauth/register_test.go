@@ -3,6 +3,7 @@ package agentauth_test
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -105,7 +106,7 @@ func TestLifeOfAnAgent(t *testing.T) {
 	if err != nil || len(list) != 2 || list[0].Agent > list[1].Agent || list[0].RevokedAt.IsZero() == list[1].RevokedAt.IsZero() {
 		t.Errorf("list %+v, %v", list, err)
 	}
-	if rest, err := w.List(ctx, "acme", list[0].Agent, 10); err != nil || len(rest) != 1 || rest[0] != list[1] {
+	if rest, err := w.List(ctx, "acme", list[0].Agent, 10); err != nil || len(rest) != 1 || !reflect.DeepEqual(rest[0], list[1]) {
 		t.Errorf("the rest %+v, %v", rest, err)
 	}
 	w.checkAudit(t, c)
@@ -227,6 +228,18 @@ func TestReportsOnlyGrow(t *testing.T) {
 	list, err := w.List(ctx, "acme", "", 1)
 	if err != nil || len(list) != 1 || !list[0].ReportedAt.Equal(now) {
 		t.Errorf("reported at %v, %v", list, err)
+	}
+	// Counts are summed over epochs and over the runs of gateways.
+	report.Epoch, report.RefusedSamples = 6, map[string]int64{"range": 2, "end_us: time": 4}
+	for _, run := range []agentauth.Run{run, {Gateway: "gw-1", Epoch: 2}} {
+		if err := w.Save(ctx, "acme", run, []agentauth.Report{report}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err = w.List(ctx, "acme", "", 1)
+	want := agentauth.SampleCounts{Refused: map[string]int64{"range": 5, "end_us: time": 8}, Lost: map[string]int64{"spool_full": 4}}
+	if err != nil || !reflect.DeepEqual(list[0].Samples, want) {
+		t.Errorf("samples %+v, %v, want %+v", list, err, want)
 	}
 	if err := w.Save(ctx, "umbrella", run, []agentauth.Report{report}); err == nil {
 		t.Error("a report about another tenant's agent was taken")

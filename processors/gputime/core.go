@@ -19,14 +19,22 @@ type Batch struct {
 	Malformed int
 }
 
-// Counts say what became of the samples of one agent. Each sample is in one of
-// them.
+// Counts say what became of the samples of one agent. Each sample is in one of the
+// first five.
 type Counts struct {
 	Accounted int64 // in a window
 	Duplicate int64 // there already
 	Late      int64 // beyond the horizon
 	Future    int64 // its end lies ahead of its receipt
 	Malformed int64 // none that time can be accounted by, or too many
+
+	// WithoutTime is how many of the accounted ones stood for no time when they came:
+	// they do not say since when, and no look at the same part of the device was there
+	// that ended at most MaxGap before. The first look at a device is one.
+	WithoutTime int64
+	// ClippedMicros is the time, in microseconds, that accounted samples say to stand
+	// for beyond MaxGap. It is in no event.
+	ClippedMicros int64
 }
 
 func (c *Counts) add(d *Counts) {
@@ -35,6 +43,8 @@ func (c *Counts) add(d *Counts) {
 	c.Late += d.Late
 	c.Future += d.Future
 	c.Malformed += d.Malformed
+	c.WithoutTime += d.WithoutTime
+	c.ClippedMicros += d.ClippedMicros
 }
 
 // Source names whose samples are counted.
@@ -164,6 +174,7 @@ func (c *Core) Apply(b *Batch) {
 		switch c.put(b.Tenant, s) {
 		case added:
 			n.Accounted++
+			c.countGap(n, b.Tenant, s)
 		case duplicate, replaced:
 			n.Duplicate++
 		case full:
@@ -171,6 +182,26 @@ func (c *Core) Apply(b *Batch) {
 		}
 	}
 	c.advance()
+}
+
+// countGap counts the time before a sample that nothing accounts for. The sample is
+// in its windows.
+func (c *Core) countGap(n *Counts, tenant string, s *Sample) {
+	if s.Start < s.End {
+		n.ClippedMicros += max(0, s.End-c.maxGap-s.Start)
+		return
+	}
+	// A look that this one may follow on is in this window: it touches what follows
+	// on it for MaxGap.
+	w := c.windows[place{tenant, s.GPU, floor(s.End-1, c.window)}]
+	list := w.parts[s.part()]
+	i, _ := at(list, s.End)
+	for i--; i >= 0 && list[i].end >= s.End-c.maxGap; i-- {
+		if list[i].start == list[i].end {
+			return
+		}
+	}
+	n.WithoutTime++
 }
 
 // put takes a sample into each window that it touches.

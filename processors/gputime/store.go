@@ -216,24 +216,25 @@ func putCounts(ctx context.Context, tx postgres.Tx, counts map[Source]Counts) er
 		return nil
 	}
 	var tenants, agents []string
-	var numbers [5][]int64
+	var numbers [7][]int64
 	sources := slices.SortedFunc(maps.Keys(counts), func(a, b Source) int {
 		return strings.Compare(a.Tenant+"\x00"+a.Agent, b.Tenant+"\x00"+b.Agent)
 	})
 	for _, source := range sources {
 		c := counts[source]
 		tenants, agents = append(tenants, source.Tenant), append(agents, source.Agent)
-		for i, v := range [...]int64{c.Accounted, c.Duplicate, c.Late, c.Future, c.Malformed} {
+		for i, v := range [...]int64{c.Accounted, c.Duplicate, c.Late, c.Future, c.Malformed, c.WithoutTime, c.ClippedMicros} {
 			numbers[i] = append(numbers[i], v)
 		}
 	}
 	_, err := tx.Exec(ctx, `
-		insert into processors.gpu_count as c (tenant_id, agent_id, accounted, duplicate, late, future, malformed)
-		select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+		insert into processors.gpu_count as c (tenant_id, agent_id, accounted, duplicate, late, future, malformed, without_time, clipped_us)
+		select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])
 		on conflict (tenant_id, agent_id) do update set accounted = c.accounted + excluded.accounted,
 		  duplicate = c.duplicate + excluded.duplicate, late = c.late + excluded.late, future = c.future + excluded.future,
-		  malformed = c.malformed + excluded.malformed`,
-		tenants, agents, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4])
+		  malformed = c.malformed + excluded.malformed, without_time = c.without_time + excluded.without_time,
+		  clipped_us = c.clipped_us + excluded.clipped_us`,
+		tenants, agents, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6])
 	return err
 }
 
@@ -260,28 +261,6 @@ func (s *Store) Sent(ctx context.Context, events []event.Event, refused map[int]
 			where o.tenant_id = u.tenant and o.event_id = u.id and u.rule = ''`, tenants, names, rules)
 		return err
 	}))
-}
-
-// CountsOf reads what became of a tenant's samples, by agent.
-func (s *Store) CountsOf(ctx context.Context, tenant string) (map[string]Counts, error) {
-	out := map[string]Counts{}
-	err := s.db.InTenants(ctx, []string{tenant}, func(tx postgres.Tx) error {
-		rows, err := tx.Query(ctx, `select agent_id, accounted, duplicate, late, future, malformed from processors.gpu_count where tenant_id = $1`, tenant)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var agent string
-			var c Counts
-			if err := rows.Scan(&agent, &c.Accounted, &c.Duplicate, &c.Late, &c.Future, &c.Malformed); err != nil {
-				return err
-			}
-			out[agent] = c
-		}
-		return rows.Err()
-	})
-	return out, classify(err)
 }
 
 func classify(err error) error {

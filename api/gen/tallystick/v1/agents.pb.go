@@ -144,7 +144,9 @@ type Agent struct {
 	RevokedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
 	RevokedBy string                 `protobuf:"bytes,8,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"`
 	// The time of its last heartbeat; left out before the first.
-	ReportedAt    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=reported_at,json=reportedAt,proto3" json:"reported_at,omitempty"`
+	ReportedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=reported_at,json=reportedAt,proto3" json:"reported_at,omitempty"`
+	// What became of its samples.
+	Samples       *SampleCounts `protobuf:"bytes,10,opt,name=samples,proto3" json:"samples,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -242,6 +244,191 @@ func (x *Agent) GetReportedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Agent) GetSamples() *SampleCounts {
+	if x != nil {
+		return x.Samples
+	}
+	return nil
+}
+
+// SampleCounts say what became of the samples of an agent or of a collector. Each
+// that was acknowledged is in one of the first five about a second later.
+type SampleCounts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In GPU time.
+	Accounted int64 `protobuf:"varint,1,opt,name=accounted,proto3" json:"accounted,omitempty"`
+	// There already.
+	Duplicate int64 `protobuf:"varint,2,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
+	// Older than the horizon (gputime.horizon_days) when they came. What a gateway
+	// takes is not, unless the processor's horizon is shorter or was until lately.
+	TooOld int64 `protobuf:"varint,3,opt,name=too_old,json=tooOld,proto3" json:"too_old,omitempty"`
+	// Ended too far ahead of their receipt.
+	TooFarAhead int64 `protobuf:"varint,4,opt,name=too_far_ahead,json=tooFarAhead,proto3" json:"too_far_ahead,omitempty"`
+	// None that time can be accounted by, or too many of one device.
+	Malformed int64 `protobuf:"varint,5,opt,name=malformed,proto3" json:"malformed,omitempty"`
+	// Of accounted: stood for no time when they came, because they do not say since
+	// when and there was no look at the device within gputime.max_gap_seconds before.
+	// The first look at a device is one.
+	WithoutTime int64 `protobuf:"varint,6,opt,name=without_time,json=withoutTime,proto3" json:"without_time,omitempty"`
+	// Time that samples say to stand for beyond gputime.max_gap_seconds, in
+	// microseconds. It is in no event.
+	ClippedUs int64 `protobuf:"varint,7,opt,name=clipped_us,json=clippedUs,proto3" json:"clipped_us,omitempty"`
+	// Not taken by the gateway, for ever, by rule. Of agents only: a collector is told
+	// in the answer.
+	Refused map[string]int64 `protobuf:"bytes,8,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Lost before they were sent, by reason, as the agent says.
+	Lost          map[string]int64 `protobuf:"bytes,9,rep,name=lost,proto3" json:"lost,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SampleCounts) Reset() {
+	*x = SampleCounts{}
+	mi := &file_tallystick_v1_agents_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SampleCounts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SampleCounts) ProtoMessage() {}
+
+func (x *SampleCounts) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_agents_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SampleCounts.ProtoReflect.Descriptor instead.
+func (*SampleCounts) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SampleCounts) GetAccounted() int64 {
+	if x != nil {
+		return x.Accounted
+	}
+	return 0
+}
+
+func (x *SampleCounts) GetDuplicate() int64 {
+	if x != nil {
+		return x.Duplicate
+	}
+	return 0
+}
+
+func (x *SampleCounts) GetTooOld() int64 {
+	if x != nil {
+		return x.TooOld
+	}
+	return 0
+}
+
+func (x *SampleCounts) GetTooFarAhead() int64 {
+	if x != nil {
+		return x.TooFarAhead
+	}
+	return 0
+}
+
+func (x *SampleCounts) GetMalformed() int64 {
+	if x != nil {
+		return x.Malformed
+	}
+	return 0
+}
+
+func (x *SampleCounts) GetWithoutTime() int64 {
+	if x != nil {
+		return x.WithoutTime
+	}
+	return 0
+}
+
+func (x *SampleCounts) GetClippedUs() int64 {
+	if x != nil {
+		return x.ClippedUs
+	}
+	return 0
+}
+
+func (x *SampleCounts) GetRefused() map[string]int64 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *SampleCounts) GetLost() map[string]int64 {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
+// Collector sends samples of GPUs by OTLP, and is no agent.
+type Collector struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That of its token.
+	Name          string        `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Samples       *SampleCounts `protobuf:"bytes,2,opt,name=samples,proto3" json:"samples,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Collector) Reset() {
+	*x = Collector{}
+	mi := &file_tallystick_v1_agents_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Collector) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Collector) ProtoMessage() {}
+
+func (x *Collector) ProtoReflect() protoreflect.Message {
+	mi := &file_tallystick_v1_agents_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Collector.ProtoReflect.Descriptor instead.
+func (*Collector) Descriptor() ([]byte, []int) {
+	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Collector) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Collector) GetSamples() *SampleCounts {
+	if x != nil {
+		return x.Samples
+	}
+	return nil
+}
+
 type ListAgentsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
@@ -253,7 +440,7 @@ type ListAgentsRequest struct {
 
 func (x *ListAgentsRequest) Reset() {
 	*x = ListAgentsRequest{}
-	mi := &file_tallystick_v1_agents_proto_msgTypes[3]
+	mi := &file_tallystick_v1_agents_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -265,7 +452,7 @@ func (x *ListAgentsRequest) String() string {
 func (*ListAgentsRequest) ProtoMessage() {}
 
 func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_agents_proto_msgTypes[3]
+	mi := &file_tallystick_v1_agents_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -278,7 +465,7 @@ func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{3}
+	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListAgentsRequest) GetTenantId() string {
@@ -306,13 +493,15 @@ type ListAgentsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Agents        []*Agent               `protobuf:"bytes,1,rep,name=agents,proto3" json:"agents,omitempty"`
 	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Whoever else sends samples for the tenant; on the first page only.
+	Collectors    []*Collector `protobuf:"bytes,3,rep,name=collectors,proto3" json:"collectors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListAgentsResponse) Reset() {
 	*x = ListAgentsResponse{}
-	mi := &file_tallystick_v1_agents_proto_msgTypes[4]
+	mi := &file_tallystick_v1_agents_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -324,7 +513,7 @@ func (x *ListAgentsResponse) String() string {
 func (*ListAgentsResponse) ProtoMessage() {}
 
 func (x *ListAgentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_agents_proto_msgTypes[4]
+	mi := &file_tallystick_v1_agents_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -337,7 +526,7 @@ func (x *ListAgentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAgentsResponse) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{4}
+	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListAgentsResponse) GetAgents() []*Agent {
@@ -354,6 +543,13 @@ func (x *ListAgentsResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *ListAgentsResponse) GetCollectors() []*Collector {
+	if x != nil {
+		return x.Collectors
+	}
+	return nil
+}
+
 type IssueAgentRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
@@ -364,7 +560,7 @@ type IssueAgentRequest struct {
 
 func (x *IssueAgentRequest) Reset() {
 	*x = IssueAgentRequest{}
-	mi := &file_tallystick_v1_agents_proto_msgTypes[5]
+	mi := &file_tallystick_v1_agents_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -376,7 +572,7 @@ func (x *IssueAgentRequest) String() string {
 func (*IssueAgentRequest) ProtoMessage() {}
 
 func (x *IssueAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_agents_proto_msgTypes[5]
+	mi := &file_tallystick_v1_agents_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -389,7 +585,7 @@ func (x *IssueAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueAgentRequest.ProtoReflect.Descriptor instead.
 func (*IssueAgentRequest) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{5}
+	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *IssueAgentRequest) GetTenantId() string {
@@ -415,7 +611,7 @@ type IssueAgentResponse struct {
 
 func (x *IssueAgentResponse) Reset() {
 	*x = IssueAgentResponse{}
-	mi := &file_tallystick_v1_agents_proto_msgTypes[6]
+	mi := &file_tallystick_v1_agents_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +623,7 @@ func (x *IssueAgentResponse) String() string {
 func (*IssueAgentResponse) ProtoMessage() {}
 
 func (x *IssueAgentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_agents_proto_msgTypes[6]
+	mi := &file_tallystick_v1_agents_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +636,7 @@ func (x *IssueAgentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueAgentResponse.ProtoReflect.Descriptor instead.
 func (*IssueAgentResponse) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{6}
+	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *IssueAgentResponse) GetCredential() string {
@@ -460,7 +656,7 @@ type RevokeAgentRequest struct {
 
 func (x *RevokeAgentRequest) Reset() {
 	*x = RevokeAgentRequest{}
-	mi := &file_tallystick_v1_agents_proto_msgTypes[7]
+	mi := &file_tallystick_v1_agents_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +668,7 @@ func (x *RevokeAgentRequest) String() string {
 func (*RevokeAgentRequest) ProtoMessage() {}
 
 func (x *RevokeAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_agents_proto_msgTypes[7]
+	mi := &file_tallystick_v1_agents_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,7 +681,7 @@ func (x *RevokeAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeAgentRequest.ProtoReflect.Descriptor instead.
 func (*RevokeAgentRequest) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{7}
+	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RevokeAgentRequest) GetTenantId() string {
@@ -510,7 +706,7 @@ type RevokeAgentResponse struct {
 
 func (x *RevokeAgentResponse) Reset() {
 	*x = RevokeAgentResponse{}
-	mi := &file_tallystick_v1_agents_proto_msgTypes[8]
+	mi := &file_tallystick_v1_agents_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +718,7 @@ func (x *RevokeAgentResponse) String() string {
 func (*RevokeAgentResponse) ProtoMessage() {}
 
 func (x *RevokeAgentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tallystick_v1_agents_proto_msgTypes[8]
+	mi := &file_tallystick_v1_agents_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +731,7 @@ func (x *RevokeAgentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeAgentResponse.ProtoReflect.Descriptor instead.
 func (*RevokeAgentResponse) Descriptor() ([]byte, []int) {
-	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{8}
+	return file_tallystick_v1_agents_proto_rawDescGZIP(), []int{10}
 }
 
 var File_tallystick_v1_agents_proto protoreflect.FileDescriptor
@@ -550,7 +746,7 @@ const file_tallystick_v1_agents_proto_rawDesc = "" +
 	"\x05agent\x18\x01 \x01(\v2\x14.tallystick.v1.AgentR\x05agent\x12\x1e\n" +
 	"\n" +
 	"credential\x18\x02 \x01(\tR\n" +
-	"credential\"\xfd\x02\n" +
+	"credential\"\xb4\x03\n" +
 	"\x05Agent\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x12\n" +
@@ -565,15 +761,40 @@ const file_tallystick_v1_agents_proto_rawDesc = "" +
 	"\n" +
 	"revoked_by\x18\b \x01(\tR\trevokedBy\x12;\n" +
 	"\vreported_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"reportedAt\"l\n" +
+	"reportedAt\x125\n" +
+	"\asamples\x18\n" +
+	" \x01(\v2\x1b.tallystick.v1.SampleCountsR\asamples\"\xdb\x03\n" +
+	"\fSampleCounts\x12\x1c\n" +
+	"\taccounted\x18\x01 \x01(\x03R\taccounted\x12\x1c\n" +
+	"\tduplicate\x18\x02 \x01(\x03R\tduplicate\x12\x17\n" +
+	"\atoo_old\x18\x03 \x01(\x03R\x06tooOld\x12\"\n" +
+	"\rtoo_far_ahead\x18\x04 \x01(\x03R\vtooFarAhead\x12\x1c\n" +
+	"\tmalformed\x18\x05 \x01(\x03R\tmalformed\x12!\n" +
+	"\fwithout_time\x18\x06 \x01(\x03R\vwithoutTime\x12\x1d\n" +
+	"\n" +
+	"clipped_us\x18\a \x01(\x03R\tclippedUs\x12B\n" +
+	"\arefused\x18\b \x03(\v2(.tallystick.v1.SampleCounts.RefusedEntryR\arefused\x129\n" +
+	"\x04lost\x18\t \x03(\v2%.tallystick.v1.SampleCounts.LostEntryR\x04lost\x1a:\n" +
+	"\fRefusedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a7\n" +
+	"\tLostEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"V\n" +
+	"\tCollector\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
+	"\asamples\x18\x02 \x01(\v2\x1b.tallystick.v1.SampleCountsR\asamples\"l\n" +
 	"\x11ListAgentsRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"j\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\xa4\x01\n" +
 	"\x12ListAgentsResponse\x12,\n" +
 	"\x06agents\x18\x01 \x03(\v2\x14.tallystick.v1.AgentR\x06agents\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"K\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x128\n" +
+	"\n" +
+	"collectors\x18\x03 \x03(\v2\x18.tallystick.v1.CollectorR\n" +
+	"collectors\"K\n" +
 	"\x11IssueAgentRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x19\n" +
 	"\bagent_id\x18\x02 \x01(\tR\aagentId\"4\n" +
@@ -607,39 +828,48 @@ func file_tallystick_v1_agents_proto_rawDescGZIP() []byte {
 	return file_tallystick_v1_agents_proto_rawDescData
 }
 
-var file_tallystick_v1_agents_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_tallystick_v1_agents_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_tallystick_v1_agents_proto_goTypes = []any{
 	(*CreateAgentRequest)(nil),    // 0: tallystick.v1.CreateAgentRequest
 	(*CreateAgentResponse)(nil),   // 1: tallystick.v1.CreateAgentResponse
 	(*Agent)(nil),                 // 2: tallystick.v1.Agent
-	(*ListAgentsRequest)(nil),     // 3: tallystick.v1.ListAgentsRequest
-	(*ListAgentsResponse)(nil),    // 4: tallystick.v1.ListAgentsResponse
-	(*IssueAgentRequest)(nil),     // 5: tallystick.v1.IssueAgentRequest
-	(*IssueAgentResponse)(nil),    // 6: tallystick.v1.IssueAgentResponse
-	(*RevokeAgentRequest)(nil),    // 7: tallystick.v1.RevokeAgentRequest
-	(*RevokeAgentResponse)(nil),   // 8: tallystick.v1.RevokeAgentResponse
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*SampleCounts)(nil),          // 3: tallystick.v1.SampleCounts
+	(*Collector)(nil),             // 4: tallystick.v1.Collector
+	(*ListAgentsRequest)(nil),     // 5: tallystick.v1.ListAgentsRequest
+	(*ListAgentsResponse)(nil),    // 6: tallystick.v1.ListAgentsResponse
+	(*IssueAgentRequest)(nil),     // 7: tallystick.v1.IssueAgentRequest
+	(*IssueAgentResponse)(nil),    // 8: tallystick.v1.IssueAgentResponse
+	(*RevokeAgentRequest)(nil),    // 9: tallystick.v1.RevokeAgentRequest
+	(*RevokeAgentResponse)(nil),   // 10: tallystick.v1.RevokeAgentResponse
+	nil,                           // 11: tallystick.v1.SampleCounts.RefusedEntry
+	nil,                           // 12: tallystick.v1.SampleCounts.LostEntry
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_tallystick_v1_agents_proto_depIdxs = []int32{
 	2,  // 0: tallystick.v1.CreateAgentResponse.agent:type_name -> tallystick.v1.Agent
-	9,  // 1: tallystick.v1.Agent.created_at:type_name -> google.protobuf.Timestamp
-	9,  // 2: tallystick.v1.Agent.issued_at:type_name -> google.protobuf.Timestamp
-	9,  // 3: tallystick.v1.Agent.revoked_at:type_name -> google.protobuf.Timestamp
-	9,  // 4: tallystick.v1.Agent.reported_at:type_name -> google.protobuf.Timestamp
-	2,  // 5: tallystick.v1.ListAgentsResponse.agents:type_name -> tallystick.v1.Agent
-	0,  // 6: tallystick.v1.AgentService.CreateAgent:input_type -> tallystick.v1.CreateAgentRequest
-	3,  // 7: tallystick.v1.AgentService.ListAgents:input_type -> tallystick.v1.ListAgentsRequest
-	5,  // 8: tallystick.v1.AgentService.IssueAgent:input_type -> tallystick.v1.IssueAgentRequest
-	7,  // 9: tallystick.v1.AgentService.RevokeAgent:input_type -> tallystick.v1.RevokeAgentRequest
-	1,  // 10: tallystick.v1.AgentService.CreateAgent:output_type -> tallystick.v1.CreateAgentResponse
-	4,  // 11: tallystick.v1.AgentService.ListAgents:output_type -> tallystick.v1.ListAgentsResponse
-	6,  // 12: tallystick.v1.AgentService.IssueAgent:output_type -> tallystick.v1.IssueAgentResponse
-	8,  // 13: tallystick.v1.AgentService.RevokeAgent:output_type -> tallystick.v1.RevokeAgentResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	13, // 1: tallystick.v1.Agent.created_at:type_name -> google.protobuf.Timestamp
+	13, // 2: tallystick.v1.Agent.issued_at:type_name -> google.protobuf.Timestamp
+	13, // 3: tallystick.v1.Agent.revoked_at:type_name -> google.protobuf.Timestamp
+	13, // 4: tallystick.v1.Agent.reported_at:type_name -> google.protobuf.Timestamp
+	3,  // 5: tallystick.v1.Agent.samples:type_name -> tallystick.v1.SampleCounts
+	11, // 6: tallystick.v1.SampleCounts.refused:type_name -> tallystick.v1.SampleCounts.RefusedEntry
+	12, // 7: tallystick.v1.SampleCounts.lost:type_name -> tallystick.v1.SampleCounts.LostEntry
+	3,  // 8: tallystick.v1.Collector.samples:type_name -> tallystick.v1.SampleCounts
+	2,  // 9: tallystick.v1.ListAgentsResponse.agents:type_name -> tallystick.v1.Agent
+	4,  // 10: tallystick.v1.ListAgentsResponse.collectors:type_name -> tallystick.v1.Collector
+	0,  // 11: tallystick.v1.AgentService.CreateAgent:input_type -> tallystick.v1.CreateAgentRequest
+	5,  // 12: tallystick.v1.AgentService.ListAgents:input_type -> tallystick.v1.ListAgentsRequest
+	7,  // 13: tallystick.v1.AgentService.IssueAgent:input_type -> tallystick.v1.IssueAgentRequest
+	9,  // 14: tallystick.v1.AgentService.RevokeAgent:input_type -> tallystick.v1.RevokeAgentRequest
+	1,  // 15: tallystick.v1.AgentService.CreateAgent:output_type -> tallystick.v1.CreateAgentResponse
+	6,  // 16: tallystick.v1.AgentService.ListAgents:output_type -> tallystick.v1.ListAgentsResponse
+	8,  // 17: tallystick.v1.AgentService.IssueAgent:output_type -> tallystick.v1.IssueAgentResponse
+	10, // 18: tallystick.v1.AgentService.RevokeAgent:output_type -> tallystick.v1.RevokeAgentResponse
+	15, // [15:19] is the sub-list for method output_type
+	11, // [11:15] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_tallystick_v1_agents_proto_init() }
@@ -653,7 +883,7 @@ func file_tallystick_v1_agents_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tallystick_v1_agents_proto_rawDesc), len(file_tallystick_v1_agents_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
