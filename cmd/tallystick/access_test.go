@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -194,9 +195,7 @@ func (w *accessWorld) ask(token, method, path, body string, secret bool, headers
 		w.answers.Write(b)
 		_ = resp.Header.Write(&w.answers) // into memory
 	}
-	if got := resp.Header.Get("Strict-Transport-Security"); got != "max-age=31536000; includeSubDomains" {
-		w.t.Errorf("%s %s: Strict-Transport-Security %q", method, path, got)
-	}
+	w.checkHSTS(method+" "+path, resp.Header)
 	var m map[string]any
 	_ = json.Unmarshal(b, &m) // the page and what is empty are no JSON
 	return resp.StatusCode, m
@@ -258,9 +257,19 @@ func TestAccess(t *testing.T) {
 	w.search(canaries)
 }
 
-// checkTLS holds every listener to TLS 1.3.
+// checkHSTS wants the header once in an answer, and as we say it.
+func (w *accessWorld) checkHSTS(what string, h http.Header) {
+	w.t.Helper()
+	if got := h["Strict-Transport-Security"]; !slices.Equal(got, []string{"max-age=31536000; includeSubDomains"}) {
+		w.t.Errorf("%s: Strict-Transport-Security %q", what, got)
+	}
+}
+
+// checkTLS holds every listener to TLS 1.3, and those of HTTP to HSTS.
 func (w *accessWorld) checkTLS(t *testing.T) {
-	for name, addr := range map[string]string{"http": w.app.httpAddr, "grpc": w.app.grpcAddr} {
+	for name, addr := range map[string]string{
+		"http": w.app.httpAddr, "grpc": w.app.grpcAddr, "proxy": w.app.metering.addr, "OTLP/HTTP": w.app.otlp.http, "OTLP/gRPC": w.app.otlp.grpc,
+	} {
 		for version, ok := range map[uint16]bool{tls.VersionTLS12: false, tls.VersionTLS13: true} {
 			conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: w.roots, MinVersion: version, MaxVersion: version, NextProtos: []string{"h2"}}) //nolint:gosec // that 1.2 is refused is the test
 			if (err == nil) != ok {
@@ -289,6 +298,21 @@ func (w *accessWorld) checkTLS(t *testing.T) {
 	}
 	for _, path := range []string{"/", "/healthz", "/v1/nothing", "/v1/tenants", "/v1/events:batch"} {
 		w.ask("", "GET", path, "", false) // looks for Strict-Transport-Security itself
+	}
+	for _, url := range []string{
+		w.app.metering.addr + "/-/ready", w.app.metering.addr + "/openai/v1/models", w.app.metering.addr + "/",
+		w.app.otlp.http + "/v1/traces", w.app.otlp.http + "/",
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := w.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		w.checkHSTS(url, resp.Header)
 	}
 }
 

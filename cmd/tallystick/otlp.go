@@ -19,6 +19,7 @@ import (
 	"github.com/tallystick/tallystick/ingest/otlp"
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/config"
+	"github.com/tallystick/tallystick/internal/transport"
 
 	"github.com/tallystick/tallystick/ingest"
 )
@@ -57,7 +58,7 @@ func (a *app) startOTLP(ctx context.Context, tlsConfig *tls.Config) (err error) 
 		return err
 	}
 	httpServer := &http.Server{
-		Handler: authn.TellPeer(otlp.Handler(a.edge, a.gpuRelay)), ReadHeaderTimeout: otlpHeaderTimeout, IdleTimeout: otlpIdleTimeout,
+		Handler: transport.HSTS(authn.TellPeer(otlp.Handler(a.edge, a.gpuRelay))), ReadHeaderTimeout: otlpHeaderTimeout, IdleTimeout: otlpIdleTimeout,
 		MaxHeaderBytes: otlpMaxHeaderBytes, TLSConfig: tlsConfig,
 	}
 	a.otlp.http, err = a.listenOTLP(ctx, "otlp.http", a.cfg.OTLP.HTTPListen, config.DefaultOTLPHTTPListen, tlsConfig != nil, func(ctx context.Context, l net.Listener) error {

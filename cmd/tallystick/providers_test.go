@@ -19,6 +19,7 @@ func TestProviders(t *testing.T) {
 	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key = r.Header.Get("Authorization")
 		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Strict-Transport-Security", "max-age=0") // which is for the provider's host
 		_, _ = io.WriteString(w, `{"id":"chatcmpl-1","model":"gpt-4o-2024-08-06","choices":[{"message":{"content":"hi"},"finish_reason":"stop"}],`+
 			`"usage":{"prompt_tokens":1000,"completion_tokens":100,"total_tokens":1100}}`)
 	}))
@@ -141,6 +142,7 @@ func (w *providersWorld) tryCall(team string) (code int, h http.Header, body []b
 	if body, err = io.ReadAll(resp.Body); err != nil {
 		w.t.Fatal(err)
 	}
+	w.checkHSTS("a call", resp.Header)
 	return resp.StatusCode, resp.Header, body
 }
 

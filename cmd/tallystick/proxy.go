@@ -27,6 +27,7 @@ import (
 	"github.com/tallystick/tallystick/internal/spool"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/tokens"
+	"github.com/tallystick/tallystick/internal/transport"
 	"github.com/tallystick/tallystick/ledger/pgstore"
 )
 
@@ -110,7 +111,7 @@ func (a *app) startProxy(ctx context.Context, tlsConfig *tls.Config) error {
 	a.metering.proxy = p
 	a.start("proxy gaps", p.Run)
 	server := p.Server(tlsConfig)
-	server.Handler = withHealth(p, a.cfg.Target == config.TargetProxy)
+	server.Handler = transport.HSTS(withHealth(p, a.cfg.Target == config.TargetProxy))
 	a.metering.addr, err = a.listen(ctx, "proxy", a.cfg.Proxy.Listen, tlsConfig != nil, func(ctx context.Context, l net.Listener) error {
 		return serveHTTP(ctx, server, l)
 	})

@@ -56,10 +56,14 @@ func upstreamHeaders(from http.Header, dropped []string) http.Header {
 	return to
 }
 
+// ofHost are headers of a response that a provider's host says of itself, and the proxy's
+// may not repeat: cookies, and for how long browsers must come by TLS.
+var ofHost = map[string]bool{"Set-Cookie": true, "Strict-Transport-Security": true}
+
 // downstreamHeaders puts the provider's headers into the response's.
 func downstreamHeaders(to, from http.Header) {
 	for name, values := range from {
-		if !hop[name] && !strings.HasPrefix(name, ownPrefix) && name != "Set-Cookie" {
+		if !hop[name] && !ofHost[name] && !strings.HasPrefix(name, ownPrefix) {
 			to[name] = values
 		}
 	}
