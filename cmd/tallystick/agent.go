@@ -116,7 +116,7 @@ func newAgentCommand() *cobra.Command {
 	fs.StringVar(&f.root, "root", "/", "`DIR` where the machine's own files are seen, to find out whose a process is")
 	fs.StringVar(&f.rules, "rules", "", "YAML `FILE` that gives processes, pods and jobs a team, service or environment")
 	fs.StringVar(&f.host, "host", "", "name of this machine (default: its own)")
-	fs.DurationVar(&f.interval, "interval", 10*time.Second, "how often to look")
+	fs.DurationVar(&f.interval, "interval", 10*time.Second, "how often to look; at most gputime.max_gap_seconds of the server, or it does not begin")
 	fs.StringVar(&f.place.Cloud, "cloud", "", "such as aws: what the price of the time depends on")
 	fs.StringVar(&f.place.Region, "region", "", "such as us-east-1")
 	fs.StringVar(&f.place.InstanceType, "instance-type", "", "such as p5.48xlarge")
@@ -228,7 +228,20 @@ func (f *agentFlags) carry(ctx context.Context, a *gpuagent.Agent, source *agent
 		done()
 	}
 	stop()
-	return errors.Join(err, g.Wait())
+	ended := g.Wait()
+	if errors.Is(ended, gpuagent.ErrInterval) {
+		ended = usageError("--interval %s: %w", f.interval, ended)
+	}
+	return errors.Join(err, ended)
+}
+
+// lookInterval is how often the devices are looked at; 0 for a recording, which has
+// its own times.
+func (f *agentFlags) lookInterval() time.Duration {
+	if len(f.replay) > 0 {
+		return 0
+	}
+	return f.interval
 }
 
 // newAgent makes the agent over its spool.
@@ -247,7 +260,7 @@ func (f *agentFlags) newAgent(sp *spool.Spool, log *slog.Logger) (*gpuagent.Agen
 				grpc.WithStaticStreamWindowSize(agentWindowBytes), grpc.WithStaticConnWindowSize(agentWindowBytes),
 				grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 20 * time.Second, PermitWithoutStream: true}))
 		},
-		Credential: f.credential, Spool: sp, Host: f.host, Version: versionString(), Transport: f.transport, Log: log,
+		Credential: f.credential, Spool: sp, Interval: f.lookInterval(), Host: f.host, Version: versionString(), Transport: f.transport, Log: log,
 	})
 	if errors.Is(err, gpuagent.ErrSpool) {
 		return nil, usageError("--spool-dir %s: %w", f.spoolDir, err)

@@ -74,7 +74,8 @@ func (a *app) startAgents(ctx context.Context, tlsConfig *tls.Config) (err error
 	}
 	x.gateway, err = agent.New(a.edgeSink(), x.peppers, x.register, agent.Options{
 		Topic: a.kafkaCfg.Topics().Telemetry, Partitions: a.telemetryPartitions, GatewayID: a.edgeID(), TLS: tlsConfig,
-		TenantRate: c.TenantRate, StreamRate: c.AgentRate, PerAddress: c.PerAddress, MaxAge: gpuMaxAge(a.cfg.GPUTime),
+		TenantRate: c.TenantRate, StreamRate: c.AgentRate, PerAddress: c.PerAddress,
+		MaxAge: gpuMaxAge(a.cfg.GPUTime), MaxGap: gpuTimeOptions(a.cfg.GPUTime).MaxGap,
 		Served: func(id tenant.ID) bool { return !a.ring.Destroyed(id) }, Tenants: a.ring.Tenants,
 		Admitted: a.agentAdmitted, Denied: a.agentDenied, Logger: a.log,
 	})

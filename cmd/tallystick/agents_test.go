@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -87,6 +88,7 @@ func TestAgentsOfTheProgram(t *testing.T) {
 		t.Fatalf("%v, %v", f, err)
 	}
 	w.countSamples(s, id)
+	w.refuseInterval(text)
 	// Another tenant's token neither sees nor ends it.
 	other := w.must("/v1/tokens", `{"tenant_id":"umbrella","name":"x","scopes":["admin","read"]}`, true)["secret"].(string)
 	for path, body := range map[string]string{"/v1/agents/" + id + ":revoke": `{}`, "/v1/agents/" + id + ":issue": `{}`} {
@@ -137,6 +139,21 @@ func (w *accessWorld) countSamples(s pb.AgentGateway_ConnectClient, id string) {
 		line := strings.Join(strings.Fields(out), " ")
 		return strings.Contains(line, id+" rack 1") && strings.HasSuffix(line, "in force 3 1 refused (end_us: time), 1 without time, 8m0s clipped")
 	})
+}
+
+// refuseInterval has an agent look at its devices less often than a sample counts for.
+func (w *accessWorld) refuseInterval(credential string) {
+	w.t.Helper()
+	exporter := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(rw, `DCGM_FI_DEV_GPU_UTIL{gpu="0",UUID="GPU-9",modelName="H100",Hostname="n1"} 50`)
+	}))
+	w.t.Cleanup(exporter.Close)
+	w.t.Setenv(credentialEnv, credential)
+	code, out := w.command("", "agent", "--gateway", w.app.agents.addr, "--ca-file", w.ca, "--spool-dir", filepath.Join(w.t.TempDir(), "spool"),
+		"--collect", "dcgm", "--dcgm-url", exporter.URL, "--interval", "5m")
+	if code != exitUsage || !strings.Contains(out, "--interval 5m0s") || !strings.Contains(out, "at most 2m0s (gputime.max_gap_seconds") {
+		w.t.Errorf("an interval of five minutes: exit code %d, %s", code, out)
+	}
 }
 
 // rotatePepper puts a new pepper in place: both credentials are good then.

@@ -123,6 +123,7 @@ func (g *Gateway) answer(who admitted, acked int64) *pb.HelloAnswer {
 	a := &pb.HelloAnswer{
 		AckedSeq: acked, TenantId: string(who.Tenant), AgentId: who.Agent, ProducerEpoch: who.epoch,
 		MaxSamples: MaxSamples, MaxFrameBytes: MaxFrameBytes, HeartbeatIntervalMs: int32(g.opts.Heartbeat.Milliseconds()),
+		MaxGapMs: g.opts.MaxGap.Milliseconds(),
 	}
 	if !who.until.IsZero() {
 		a.SecretExpiresAt = timestamppb.New(who.until)

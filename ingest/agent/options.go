@@ -109,6 +109,10 @@ type Options struct {
 	// account for must be refused here, where its agent hears of it and counts it.
 	MaxFuture, MaxAge time.Duration
 
+	// MaxGap is the longest time that a sample is accounted for, as processors/gputime
+	// has it: agents are told it in the answer to a hello. 0 tells nothing.
+	MaxGap time.Duration
+
 	// Served says whether a tenant can be served; nil serves all. Streams of one
 	// that cannot any more end like those of a revoked agent.
 	Served func(id tenant.ID) bool
@@ -183,6 +187,7 @@ func (o Options) Validate() error {
 	check(o.Window > 0, "window", "must be positive")
 	check(o.Producers > 0, "producers", "must be positive")
 	check(o.MaxInFlightBytes >= 2*MaxFrameBytes, "max_in_flight_bytes", "must hold two frames (1.5 MiB)")
+	check(o.MaxGap >= 0, "max_gap", "must not be negative")
 	for name, d := range map[string]time.Duration{
 		"deadline": o.Deadline, "hello_timeout": o.HelloTimeout, "heartbeat": o.Heartbeat, "revocation_interval": o.RevocationInterval,
 		"report_interval": o.ReportInterval, "max_future": o.MaxFuture, "max_age": o.MaxAge,

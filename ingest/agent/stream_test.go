@@ -25,10 +25,10 @@ import (
 )
 
 func TestSamplesReachTheTopic(t *testing.T) {
-	w := newWorld(t, nil)
+	w := newWorld(t, func(o *agent.Options) { o.MaxGap = 2 * time.Minute })
 	who := w.agent("acme", "agt_1")
 	s := w.connect(t, who, 7)
-	if a := s.answer; a.AckedSeq != 0 || a.TenantId != "acme" || a.AgentId != "agt_1" || a.ProducerEpoch != 7 || a.SecretExpiresAt != nil {
+	if a := s.answer; a.AckedSeq != 0 || a.MaxGapMs != 120_000 || a.TenantId != "acme" || a.AgentId != "agt_1" || a.ProducerEpoch != 7 || a.SecretExpiresAt != nil {
 		t.Errorf("answer %v", a)
 	}
 	sent := samples(3)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -40,6 +41,7 @@ type gateway struct {
 	frames    map[int64]*pb.SampleFrame
 	order     []int64
 	acked     int64
+	maxGap    time.Duration // told in the answer to a hello
 	heartbeat *pb.Heartbeat
 	inventory *pb.Inventory
 	hellos    int
@@ -76,10 +78,10 @@ func (g *gateway) Connect(stream grpc.BidiStreamingServer[pb.AgentFrame, pb.Gate
 	}
 	g.mu.Lock()
 	g.hellos++
-	acked := g.acked
+	acked, maxGap := g.acked, g.maxGap.Milliseconds()
 	g.mu.Unlock()
 	err = stream.Send(&pb.GatewayFrame{Body: &pb.GatewayFrame_Hello{Hello: &pb.HelloAnswer{
-		AckedSeq: acked, TenantId: h.TenantId, AgentId: h.AgentId, ProducerEpoch: h.ProducerEpoch, HeartbeatIntervalMs: 20,
+		AckedSeq: acked, TenantId: h.TenantId, AgentId: h.AgentId, ProducerEpoch: h.ProducerEpoch, HeartbeatIntervalMs: 20, MaxGapMs: maxGap,
 	}}})
 	if err != nil {
 		return err

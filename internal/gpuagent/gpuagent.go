@@ -38,6 +38,9 @@ var (
 	ErrAhead = errors.New("gpuagent: the gateway knows frames that this spool never made; begin with an empty spool folder")
 	// ErrSpool: the spool holds what this agent did not write.
 	ErrSpool = errors.New("gpuagent: the spool is not this agent's")
+	// ErrInterval: the gateway says that a sample counts for less than the time from
+	// one look to the next. The rest would be in no event.
+	ErrInterval = errors.New("a sample does not count for so long")
 )
 
 // ErrFull: the spool has no room. The samples are counted as lost.
@@ -89,6 +92,11 @@ type Options struct {
 	Credential func() (agentauth.Credential, error)
 	// Spool keeps the frames; required. It stays the caller's to close, after Run.
 	Spool *spool.Spool
+	// Interval is how often the devices are looked at; 0 where they are not. One that
+	// is longer than what a sample counts for ends Run with [ErrInterval] at the first
+	// answer to a hello. At a later one, when the server was set to less meanwhile, it
+	// is logged at each: some of the time is better than none.
+	Interval time.Duration
 	// Host and Version are told to the gateway.
 	Host, Version string
 	// Transport is one of the transports above; default [TransportAuto].
@@ -110,6 +118,7 @@ type Agent struct {
 	backoff  int           // failures in a row; of Run's goroutine
 	toUnary  int           // streams in a row that did not get through; likewise
 	unaryEnd time.Time     // likewise
+	begun    bool          // a hello was answered; likewise
 
 	recording sync.Mutex // one Record at a time: numbers and counts go together
 	keeping   sync.Mutex // one keep at a time: an older note never follows a newer one

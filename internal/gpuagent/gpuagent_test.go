@@ -8,10 +8,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"math/big"
 	mathrand "math/rand/v2"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -115,6 +117,73 @@ func tlsPair(t *testing.T, version uint16) (server, agent credentials.TransportC
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12, MaxVersion: version,
 	})
 	return server, credentials.NewTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12})
+}
+
+// An agent that would look less often than a sample counts for does not begin, and
+// keeps what it has. One that runs when the server is set to less goes on, and says
+// so at each connection.
+func TestIntervalIsWhatCounts(t *testing.T) {
+	w := newWorld(t)
+	w.g.maxGap = 2 * time.Minute
+	a, sp := w.agent(t, TransportStream, spool.Options{})
+	a.opts.Interval = 5 * time.Minute
+	if err := a.Record(samples(0, 5)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Run(t.Context()); !errors.Is(err, ErrInterval) || !strings.Contains(err.Error(), "at most 2m0s (gputime.max_gap_seconds") {
+		t.Fatalf("it ran: %v", err)
+	}
+	if st := a.Stats(); st.SpooledFrames != 1 || w.g.seen().arrived != 0 {
+		t.Errorf("%+v", st)
+	}
+	if err := sp.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	var log lockedBuffer
+	a, _ = w.agent(t, TransportStream, spool.Options{})
+	a.opts.Interval, a.opts.Log = 2*time.Minute, slog.New(slog.NewTextHandler(&log, nil))
+	w.g.fate = func(seq int64) string {
+		if seq == 2 {
+			w.g.maxGap = time.Minute // under the gateway's lock
+			return "cut"
+		}
+		return ""
+	}
+	stop := run(t, a)
+	if err := a.Record(samples(5, 5)); err != nil {
+		t.Fatal(err)
+	}
+	w.g.until(t, func() bool { return w.g.hellos >= 3 })
+	if err := a.Record(samples(10, 5)); err != nil {
+		t.Fatal(err)
+	}
+	drained(t, a)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.g.got(t, 15)
+	if !strings.Contains(log.String(), `level=ERROR msg="agent: time is lost between two looks" interval=2m0s`) {
+		t.Errorf("it says %s", log.String())
+	}
+}
+
+// lockedBuffer is a log that is read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // TestNothingIsLost has the gateway refuse, cut and delay at random, and the

@@ -30,7 +30,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, ErrAhead), errors.Is(err, ErrSpool):
+		case errors.Is(err, ErrAhead), errors.Is(err, ErrSpool), errors.Is(err, ErrInterval):
 			return err
 		}
 		if err == nil {

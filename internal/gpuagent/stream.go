@@ -50,6 +50,9 @@ func (a *Agent) stream(ctx context.Context, conn *grpc.ClientConn) error {
 	if err := a.acknowledge(answer.GetAckedSeq()); err != nil {
 		return err
 	}
+	if err := a.checkInterval(answer); err != nil {
+		return err
+	}
 	a.admitted("streaming")
 	a.warnOfExpiry(answer)
 	s := &session{
@@ -151,6 +154,22 @@ func (a *Agent) warnOfExpiry(answer *pb.HelloAnswer) {
 	if at := answer.GetSecretExpiresAt(); at != nil {
 		a.opts.Log.Warn("agent: the credential ends soon: issue a new one", "at", at.AsTime())
 	}
+}
+
+// checkInterval holds the interval against what a sample counts for.
+func (a *Agent) checkInterval(answer *pb.HelloAnswer) error {
+	most := time.Duration(answer.GetMaxGapMs()) * time.Millisecond
+	first := !a.begun
+	a.begun = true
+	if most <= 0 || a.opts.Interval <= most {
+		return nil
+	}
+	err := fmt.Errorf("%w: at most %s (gputime.max_gap_seconds of the server)", ErrInterval, most)
+	if first {
+		return err
+	}
+	a.opts.Log.Error("agent: time is lost between two looks", "interval", a.opts.Interval, "err", err)
+	return nil
 }
 
 // session is one admitted stream.

@@ -1133,8 +1133,11 @@ type HelloAnswer struct {
 	// The secret is made of a pepper that ends then: ask for a new one before.
 	// Absent while the pepper is the newest.
 	SecretExpiresAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=secret_expires_at,json=secretExpiresAt,proto3" json:"secret_expires_at,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The longest time that one sample counts for: look at least so often. 0 when the
+	// gateway does not know it.
+	MaxGapMs      int64 `protobuf:"varint,9,opt,name=max_gap_ms,json=maxGapMs,proto3" json:"max_gap_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HelloAnswer) Reset() {
@@ -1221,6 +1224,13 @@ func (x *HelloAnswer) GetSecretExpiresAt() *timestamppb.Timestamp {
 		return x.SecretExpiresAt
 	}
 	return nil
+}
+
+func (x *HelloAnswer) GetMaxGapMs() int64 {
+	if x != nil {
+		return x.MaxGapMs
+	}
+	return 0
 }
 
 // SampleFrame is a numbered batch of samples. Numbers count 1, 2, 3 … within an
@@ -2138,7 +2148,7 @@ const file_tallystick_v1_telemetry_proto_rawDesc = "" +
 	"\x04host\x18\x06 \x01(\tR\x04host\x12\x1f\n" +
 	"\vagent_nonce\x18\a \x01(\fR\n" +
 	"agentNonce\x12\x10\n" +
-	"\x03mac\x18\x0f \x01(\fR\x03mac\"\xce\x02\n" +
+	"\x03mac\x18\x0f \x01(\fR\x03mac\"\xec\x02\n" +
 	"\vHelloAnswer\x12\x1b\n" +
 	"\tacked_seq\x18\x01 \x01(\x03R\backedSeq\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x19\n" +
@@ -2148,7 +2158,9 @@ const file_tallystick_v1_telemetry_proto_rawDesc = "" +
 	"maxSamples\x12&\n" +
 	"\x0fmax_frame_bytes\x18\x06 \x01(\x05R\rmaxFrameBytes\x122\n" +
 	"\x15heartbeat_interval_ms\x18\a \x01(\x05R\x13heartbeatIntervalMs\x12F\n" +
-	"\x11secret_expires_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x0fsecretExpiresAt\"z\n" +
+	"\x11secret_expires_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x0fsecretExpiresAt\x12\x1c\n" +
+	"\n" +
+	"max_gap_ms\x18\t \x01(\x03R\bmaxGapMs\"z\n" +
 	"\vSampleFrame\x12%\n" +
 	"\x0eproducer_epoch\x18\x01 \x01(\x03R\rproducerEpoch\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x03R\x03seq\x122\n" +
