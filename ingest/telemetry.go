@@ -27,8 +27,12 @@ func (e *Edge) TelemetryTenant(rcv Received) (tenant.ID, error) {
 	}
 }
 
-// RefuseTelemetry counts measurements that were refused, like events. rule must be
-// the name of one, never what a caller sent.
+// RuleBilledElsewhere is the rule in the counters of what was not billed because the
+// call gets into the log by another way, such as the metering proxy.
+const RuleBilledElsewhere = "billed_elsewhere"
+
+// RefuseTelemetry counts measurements, or reports of calls, that became no events, like
+// events that were refused. rule must be the name of one, never what a caller sent.
 func (e *Edge) RefuseTelemetry(rcv Received, producer, rule string, n int) {
 	e.refused.Add(int64(n))
 	e.counts.refuse(e.countsFor(caller{principal: rcv.Principal, tenant: rcv.Tenant}), producer, rule, int64(n))

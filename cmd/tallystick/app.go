@@ -18,6 +18,7 @@ import (
 
 	"github.com/tallystick/tallystick/ingest"
 	"github.com/tallystick/tallystick/ingest/agent"
+	"github.com/tallystick/tallystick/ingest/otlp"
 	"github.com/tallystick/tallystick/internal/clickhouse"
 	"github.com/tallystick/tallystick/internal/config"
 	"github.com/tallystick/tallystick/internal/kafka"
@@ -63,6 +64,7 @@ type app struct {
 	otlp                          otlpAddrs
 	agents                        agents
 	gpuRelay                      *agent.Relay
+	gateways                      otlp.Gateways
 	telemetryPartitions           int32
 	rates                         rates
 

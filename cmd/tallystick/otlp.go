@@ -30,7 +30,7 @@ type otlpAddrs struct{ grpc, http string }
 // mountDoors serves the front doors beside our own API, on its address.
 func (a *app) mountDoors(server *api.Server) {
 	for _, path := range otlp.Paths() {
-		server.Mount("POST "+path, authn.TellPeer(otlp.Handler(a.edge, a.gpuRelay)))
+		server.Mount("POST "+path, authn.TellPeer(otlp.Handler(a.edge, a.gpuRelay, &a.gateways)))
 	}
 	server.Mount("POST "+callback.CloudEventsPath, authn.TellPeer(callback.CloudEvents(a.edge)))
 	server.Mount("POST "+callback.LiteLLMPath, authn.TellPeer(callback.LiteLLM(a.edge)))
@@ -50,7 +50,7 @@ func (a *app) startOTLP(ctx context.Context, tlsConfig *tls.Config) (err error) 
 		opts = append(opts, grpc.Creds(credentials.NewTLS(tlsConfig)))
 	}
 	grpcServer := grpc.NewServer(opts...)
-	otlp.Register(grpcServer, a.edge, a.gpuRelay)
+	otlp.Register(grpcServer, a.edge, a.gpuRelay, &a.gateways)
 	a.otlp.grpc, err = a.listenOTLP(ctx, "otlp.grpc", a.cfg.OTLP.GRPCListen, config.DefaultOTLPGRPCListen, tlsConfig != nil, func(ctx context.Context, l net.Listener) error {
 		return serveGRPC(ctx, grpcServer, l)
 	})
@@ -58,7 +58,7 @@ func (a *app) startOTLP(ctx context.Context, tlsConfig *tls.Config) (err error) 
 		return err
 	}
 	httpServer := &http.Server{
-		Handler: transport.HSTS(authn.TellPeer(otlp.Handler(a.edge, a.gpuRelay))), ReadHeaderTimeout: otlpHeaderTimeout, IdleTimeout: otlpIdleTimeout,
+		Handler: transport.HSTS(authn.TellPeer(otlp.Handler(a.edge, a.gpuRelay, &a.gateways))), ReadHeaderTimeout: otlpHeaderTimeout, IdleTimeout: otlpIdleTimeout,
 		MaxHeaderBytes: otlpMaxHeaderBytes, TLSConfig: tlsConfig,
 	}
 	a.otlp.http, err = a.listenOTLP(ctx, "otlp.http", a.cfg.OTLP.HTTPListen, config.DefaultOTLPHTTPListen, tlsConfig != nil, func(ctx context.Context, l net.Listener) error {

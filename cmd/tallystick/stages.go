@@ -152,6 +152,9 @@ func (a *app) startEdge(server *api.Server, grpcServer *grpc.Server) error {
 	if err := a.openGPURelay(); err != nil {
 		return err
 	}
+	if err := a.openGateways(); err != nil {
+		return err
+	}
 	server.Mount("POST /v1/events:batch", authn.TellPeer(edge.Handler()))
 	a.mountDoors(server)
 	edge.RegisterGRPC(grpcServer, server)

@@ -5,7 +5,9 @@
 // It promises that an event which cannot be read is answered with the field and the
 // rule that it broke and stops no other, that the same payload always gives the same
 // event id, and that messages, responses and errors' texts of a payload are skipped,
-// never decoded. What it makes goes through the edge like any other event.
+// never decoded. What it makes goes through the edge like any other event. A call that
+// went through the metering proxy as well is not billed again: it is counted, and that is
+// all.
 package callback
 
 import (
@@ -31,12 +33,15 @@ const (
 type Edge interface {
 	Receive(w http.ResponseWriter, r *http.Request, form ingest.Form, use func(ingest.Received) error) error
 	SubmitDecoded(ctx context.Context, who authn.Principal, events []event.Event, faults []error) (ingest.Outcome, error)
+	RefuseTelemetry(rcv ingest.Received, producer, rule string, n int)
 }
 
 // decoded are the events of a body, each with what is wrong with it.
 type decoded struct {
 	events []event.Event
 	faults []error
+	// elsewhere is how many more there are whose calls have their event by another way.
+	elsewhere int
 }
 
 func (d *decoded) add(e event.Event, fault error) {
@@ -46,6 +51,7 @@ func (d *decoded) add(e event.Event, fault error) {
 // door is a format.
 type door struct {
 	edge   Edge
+	name   string // of the door as a producer, in the counters
 	form   ingest.Form
 	decode func(rcv ingest.Received) (decoded, error)
 }
@@ -59,6 +65,9 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return err
 		}
 		out, err = d.edge.SubmitDecoded(r.Context(), rcv.Principal, got.events, got.faults)
+		if err == nil && got.elsewhere > 0 {
+			d.edge.RefuseTelemetry(rcv, d.name, ingest.RuleBilledElsewhere, got.elsewhere)
+		}
 		return err
 	})
 	ingest.WriteOutcome(w, r, out, err)

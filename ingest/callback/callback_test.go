@@ -235,6 +235,64 @@ func TestLiteLLMWritesAndTiers(t *testing.T) {
 	}
 }
 
+// A call that went through the metering proxy has its event: LiteLLM has the proxy's
+// header among those of the answer, without a prefix where it is an error.
+func TestLiteLLMThroughTheProxy(t *testing.T) {
+	const header = `x-tallystick-event-id":"0199a3c4-7b1e-7c55-8d0e-5f0c2a9b1e77"`
+	lines := strings.ReplaceAll(litellmPayload, "\n", " ")
+	with := func(hidden, id string) string {
+		return strings.NewReplacer(`"hidden_params":{"planted":1}`, `"hidden_params":`+hidden, "c-1", id).Replace(lines)
+	}
+	through := with(`{"additional_headers":{"llm_provider-server":"planted","llm_provider-`+header+`}}`, "c-2")
+	failed := strings.Replace(with(`{"additional_headers":{"`+header+`}}`, "c-3"), `"success"`, `"failure"`, 1)
+	cached := strings.Replace(with(`{"additional_headers":{"llm_provider-`+header+`}}`, "c-4"), `"cache_hit":null`, `"cache_hit":true`, 1)
+	direct := with(`{"additional_headers":null}`, "c-5")
+	odd := with(`"planted"`, "c-6")
+
+	log := &doortest.Log{}
+	edge := &counting{Edge: doortest.NewEdge(t, log, now)}
+	send := func(body string) []event.Event {
+		t.Helper()
+		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+		r.Header.Set("Authorization", "Bearer good")
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		callback.LiteLLM(edge).ServeHTTP(w, r)
+		if w.Code != http.StatusAccepted || strings.Contains(w.Body.String(), "planted") {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		return doortest.Events(t, log.Take())
+	}
+	events := send("[" + strings.Join([]string{through, lines, failed, cached, direct, odd}, ",") + "]")
+	if len(events) != 4 || !hasTag(&events[1], "cache_hit", "true") {
+		t.Errorf("%d events: %+v", len(events), events)
+	}
+	if want := "litellm billed_elsewhere 2"; edge.said != want {
+		t.Errorf("counted %q, want %q", edge.said, want)
+	}
+	if events := send(through); len(events) != 0 {
+		t.Errorf("alone it made %+v", events)
+	}
+	log.Err, edge.said = kafka.ErrFull, ""
+	r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("["+through+","+direct+"]"))
+	r.Header.Set("Authorization", "Bearer good")
+	r.Header.Set("Content-Type", "application/json")
+	if callback.LiteLLM(edge).ServeHTTP(httptest.NewRecorder(), r); edge.said != "" {
+		t.Errorf("what will be sent again counted %q", edge.said)
+	}
+}
+
+// counting is an edge that says what it counts.
+type counting struct {
+	*ingest.Edge
+	said string
+}
+
+func (c *counting) RefuseTelemetry(rcv ingest.Received, producer, rule string, n int) {
+	c.said += fmt.Sprint(producer, " ", rule, " ", n)
+	c.Edge.RefuseTelemetry(rcv, producer, rule, n)
+}
+
 func hasTag(e *event.Event, key, value string) bool {
 	for _, tag := range e.Tags {
 		if tag.Key == key {

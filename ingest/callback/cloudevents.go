@@ -27,7 +27,7 @@ const (
 // its source and id, which CloudEvents says are unique together; without occurred_at
 // it has the time of its envelope.
 func CloudEvents(edge Edge) http.Handler {
-	return &door{edge: edge, decode: decodeCloudEvents, form: ingest.Form{
+	return &door{edge: edge, name: "cloudevents", decode: decodeCloudEvents, form: ingest.Form{
 		Accepts: func(media string) bool { return media == typeStructured || media == typeBatch || media == typeJSON },
 		Use:     typeStructured + ", " + typeBatch + " or the binary mode with " + typeJSON, MaxBytes: ingest.MaxBodyBytes,
 	}}

@@ -16,15 +16,14 @@ import (
 // LiteLLM serves LiteLLMPath: the StandardLoggingPayload of LiteLLM's callbacks
 // generic_api and, by the same name, of its older webhook.
 func LiteLLM(edge Edge) http.Handler {
-	return &door{edge: edge, decode: decodeLiteLLM, form: ingest.Form{
+	return &door{edge: edge, name: "litellm", decode: decodeLiteLLM, form: ingest.Form{
 		Accepts: func(media string) bool { return media == typeJSON || media == typeNDJSON },
 		Use:     typeJSON + " or " + typeNDJSON, MaxBytes: ingest.MaxDoorBytes,
 	}}
 }
 
 // payload is what is read of a StandardLoggingPayload. Its messages, response,
-// error_str, model_parameters and hidden_params are not members: the decoder skips
-// them. Source: litellm/types/utils.py of LiteLLM 1.106.
+// error_str and model_parameters are not members: the decoder skips them. Source: litellm/types/utils.py of LiteLLM 1.106.
 type payload struct {
 	ID                  text            `json:"id"`
 	CallID              text            `json:"litellm_call_id"`
@@ -49,7 +48,25 @@ type payload struct {
 		Class text `json:"error_class"`
 		Code  text `json:"error_code"`
 	} `json:"error_information"`
-	Metadata metadata `json:"metadata"`
+	Metadata metadata     `json:"metadata"`
+	Hidden   part[hidden] `json:"hidden_params"`
+}
+
+// hidden is what is read of hidden_params: the header by which the metering proxy names
+// the event of the call. LiteLLM puts a prefix before a provider's headers, but not
+// before those of an answer that is an error.
+type hidden struct {
+	Headers part[struct {
+		Event   text `json:"llm_provider-x-tallystick-event-id"`
+		OfError text `json:"x-tallystick-event-id"`
+	}] `json:"additional_headers"`
+}
+
+// metered says whether the call went through the metering proxy, which has its event.
+// An answer of LiteLLM's own cache has the headers of the call that filled it.
+func (p *payload) metered() bool {
+	h := &p.Hidden.of.Headers.of
+	return !bool(p.CacheHit) && (h.Event != "" || h.OfError != "")
 }
 
 // breakdown is what is read of how LiteLLM came to the cost.
@@ -96,6 +113,10 @@ func decodeLiteLLM(rcv ingest.Received) (d decoded, err error) {
 		var p payload
 		if json.Unmarshal(doc, &p) != nil {
 			d.add(event.Event{}, fault("event", event.RuleMalformed, "no StandardLoggingPayload"))
+			return
+		}
+		if p.metered() {
+			d.elsewhere++
 			return
 		}
 		d.add(p.event(rcv), nil)

@@ -1,6 +1,9 @@
 package otlp
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // field is one fact that a span, a log record or a data point states about a call.
 type field uint8
@@ -17,6 +20,9 @@ const (
 	errorType
 	eventID
 	providerCost
+	serverAddress // where the call went, by its host
+	baseURL       // or by its base URL
+	proxyEvent    // the id of the metering proxy's event of the call
 	numTexts
 )
 
@@ -39,6 +45,7 @@ const (
 	ttftSeconds
 	ttftMillis
 	durationMillis
+	serverPort
 	sequence // the producer's own number of the record
 	numFields
 )
@@ -72,6 +79,9 @@ var aliasTable = []alias{
 	// Our own.
 	{"tallystick.event_id", eventID},
 	{"tallystick.bill", billBy},
+	// The header of the metering proxy's answers, captured by an instrumentation of HTTP.
+	{"http.response.header.x-tallystick-event-id", proxyEvent},
+	{"http.response.header.x_tallystick_event_id", proxyEvent},
 
 	// OpenTelemetry, the newest generation first.
 	{"gen_ai.provider.name", provider},
@@ -106,6 +116,10 @@ var aliasTable = []alias{
 	{"http.response.status_code", httpStatus},
 	{"aws.region", region},
 	{"cloud.region", region}, // of a call's own attributes only: see aliasOfResource
+	{"server.address", serverAddress},
+	{"server.port", serverPort},
+	{"net.peer.name", serverAddress},
+	{"net.peer.port", serverPort},
 
 	// OpenLLMetry (traceloop), and OpenTelemetry's contributions that follow it.
 	{"gen_ai.usage.cache_read_input_tokens", cacheRead},
@@ -125,6 +139,7 @@ var aliasTable = []alias{
 	{"llm.is_streaming", streaming},
 	{"gen_ai.is_streaming", streaming},
 	{"llm.response.id", responseID},
+	{"gen_ai.openai.api_base", baseURL},
 	{"traceloop.workflow.name", tagWorkflow},
 
 	// Pydantic AI and Logfire: a provider's own details beside OpenTelemetry's names.
@@ -180,13 +195,13 @@ var aliasOf = ranks(aliasTable)
 // aliasOfResource finds the names that a resource may state. Where a call went is none
 // of them: a resource's region is where the program runs, and prices differ by the
 // region of the model.
-var aliasOfResource = without(aliasOf, region)
+var aliasOfResource = without(aliasOf, region, serverAddress, serverPort, baseURL, proxyEvent)
 
-// without is find without the names of a fact.
-func without(find map[string]int, of field) map[string]int {
+// without is find without the names of some facts.
+func without(find map[string]int, of ...field) map[string]int {
 	m := make(map[string]int, len(find))
 	for key, i := range find {
-		if aliasTable[i].to != of {
+		if !slices.Contains(of, aliasTable[i].to) {
 			m[key] = i
 		}
 	}

@@ -39,7 +39,11 @@ func (f *facts) read(attrs []*commonpb.KeyValue, table []alias, find map[string]
 func (f *facts) take(to field, rank int, v *commonpb.AnyValue) {
 	switch {
 	case to == billBy:
-		f.bill = v.GetStringValue()
+		if f.bill != billNone { // which either the call or its resource may say
+			f.bill = v.GetStringValue()
+		}
+	case to == proxyEvent:
+		f.word(to, rank, firstText(v))
 	case to == metadataJSON:
 		f.whose.Object(v.GetStringValue())
 	case to == providerPath:
@@ -121,6 +125,14 @@ func textOf(v *commonpb.AnyValue) string {
 	default:
 		return ""
 	}
+}
+
+// firstText is the first of a list of texts, as headers are, or a plain value.
+func firstText(v *commonpb.AnyValue) string {
+	if values := v.GetArrayValue().GetValues(); len(values) > 0 {
+		return textOf(values[0])
+	}
+	return textOf(v)
 }
 
 // numberOf is a value as a count, times scale. Counts are written as integers, as

@@ -12,7 +12,7 @@ import (
 func fuzz(f *testing.F, json bool) {
 	f.Fuzz(func(t *testing.T, kind uint8, body []byte) {
 		s := &signals[int(kind)%len(signals)]
-		b, err := s.decode(body, json, "acme", http.Header{})
+		b, err := s.decode(body, json, &batch{tenant: "acme", gateways: &known, peer: "127.0.0.1"}, http.Header{})
 		if err != nil {
 			return
 		}

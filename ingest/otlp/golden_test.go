@@ -34,6 +34,16 @@ var rewrite = flag.Bool("rewrite", false, "write what is computed into testdata"
 
 const start = 1_795_348_800_000_000_000 // 2026-11-22T12:00:00Z
 
+// known are the gateways of the cases: the proxy of this machine, and two by name.
+var known = must(NewGateways([]string{"Proxy.acme.example", "[2001:db8::1]:8323", "llm.acme.example:443"}, "127.0.0.1:8323"))
+
+func must(g Gateways, err error) Gateways {
+	if err != nil {
+		panic(err)
+	}
+	return g
+}
+
 // kase is one case of testdata/vendors.txt: lines "resource", "span ID [PARENT]
 // [error]", "log NAME", "sum NAME VALUE [cumulative] [UNIT]" and "histogram NAME VALUE",
 // each followed by indented attributes key=JSON.
@@ -146,6 +156,12 @@ func anyValue(t *testing.T, text string) *commonpb.AnyValue {
 			t.Fatal(err)
 		}
 		return &commonpb.AnyValue{Value: &commonpb.AnyValue_DoubleValue{DoubleValue: f}}
+	case []any:
+		list := &commonpb.ArrayValue{}
+		for _, one := range x {
+			list.Values = append(list.Values, &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: fmt.Sprint(one)}})
+		}
+		return &commonpb.AnyValue{Value: &commonpb.AnyValue_ArrayValue{ArrayValue: list}}
 	default:
 		t.Fatalf("no attribute is %T", v)
 		return nil
@@ -185,7 +201,7 @@ func (k *kase) describe(t *testing.T, json bool) string {
 		if json {
 			body = jsonBody(t, m)
 		}
-		b, err := signals[i].decode(body, json, "acme", http.Header{})
+		b, err := signals[i].decode(body, json, &batch{tenant: "acme", gateways: &known, peer: "127.0.0.1"}, http.Header{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,6 +211,9 @@ func (k *kase) describe(t *testing.T, json bool) string {
 				t.Errorf("%s: %v", e.ID, err)
 			}
 			out.WriteString(describeEvent(e))
+		}
+		if b.elsewhere > 0 {
+			fmt.Fprintf(&out, "billed elsewhere %d\n", b.elsewhere)
 		}
 		if b.message != "" {
 			fmt.Fprintf(&out, "rejected %d: %s\n", b.rejected, b.message)

@@ -48,7 +48,7 @@ func newGPUDoor(t testing.TB, rate int) *gpuDoor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.handler = Handler(doortest.NewEdge(t, &d.events, now), relay)
+	d.handler = Handler(doortest.NewEdge(t, &d.events, now), relay, new(Gateways))
 	return d
 }
 
@@ -400,7 +400,7 @@ func FuzzGPUMetrics(f *testing.F) {
 		r.Header.Set("Content-Type", typeProto)
 		r.Header.Set("Authorization", "Bearer good")
 		w := httptest.NewRecorder()
-		if Handler(edge, relay).ServeHTTP(w, r); w.Code == http.StatusInternalServerError {
+		if Handler(edge, relay, new(Gateways)).ServeHTTP(w, r); w.Code == http.StatusInternalServerError {
 			t.Errorf("%d", w.Code)
 		}
 	})

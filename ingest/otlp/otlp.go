@@ -16,7 +16,8 @@
 // telemetry like those of an agent (gpu.go; the names are in gpualiases.go).
 //
 // It never bills what it cannot tell to be a call, and never fails a batch because
-// of one part of it: what is refused is the partial success of the answer.
+// of one part of it: what is refused is the partial success of the answer. Nor does it
+// bill a call again that says that it went through the metering proxy.
 package otlp
 
 import (
@@ -40,6 +41,10 @@ type batch struct {
 	tenant string
 	header attribution.Attribution // of the exporter's own headers
 	events []event.Event
+
+	gateways  *Gateways
+	peer      string // the machine that sent the request
+	elsewhere int    // calls that are billed elsewhere
 
 	looks looks
 
@@ -135,13 +140,12 @@ var signals = []signal{
 	},
 }
 
-// decode makes a batch of a body.
-func (s *signal) decode(body []byte, json bool, tenant string, header http.Header) (*batch, error) {
+// decode takes a body into a batch.
+func (s *signal) decode(body []byte, json bool, b *batch, header http.Header) (*batch, error) {
 	m := s.request()
 	if err := unmarshal(body, json, m); err != nil {
 		return nil, err
 	}
-	b := &batch{tenant: tenant}
 	b.header, _ = attribution.FromHeaders(header)
 	s.read(b, m)
 	return b, nil

@@ -46,6 +46,8 @@ func (b *batch) metric(m *metricspb.Metric, um *usageMetric, res *resourcepb.Res
 	}
 	n := len(series) + len(histograms)
 	switch {
+	case of.bill == billNone:
+		return
 	case of.bill != billByMetrics:
 		b.warn("token and cost metrics are not counted, as spans or log records of the same calls are; a source that is to be billed by them has the resource attribute tallystick.bill=metrics")
 		return
@@ -81,6 +83,10 @@ func (b *batch) point(name string, um *usageMetric, res *resourcepb.Resource, at
 	var f facts
 	f.read(attrs, pointFields, pointFind)
 	f.read(res.GetAttributes(), aliasTable, aliasOfResource)
+	if b.throughGateway(&f) {
+		b.elsewhere++
+		return
+	}
 	if um.provider != "" {
 		f.text[provider] = um.provider
 	}

@@ -50,7 +50,8 @@ func (b *batch) record(t *tool, find map[string]int, r *logspb.LogRecord, rl *lo
 		return
 	}
 	f.read(rl.GetResource().GetAttributes(), aliasTable, aliasOfResource)
-	if !b.billsCalls(&f) {
+	if b.billedElsewhere(&f) {
+		b.elsewhere++
 		return
 	}
 	f.text[provider] = t.provider

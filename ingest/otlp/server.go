@@ -27,34 +27,42 @@ type Edge interface {
 	RefuseTelemetry(rcv ingest.Received, producer, rule string, n int)
 }
 
+// doors are what all signals go through.
+type doors struct {
+	edge     Edge
+	gpus     Relay
+	gateways *Gateways
+}
+
 const (
 	typeJSON  = "application/json"
 	typeProto = "application/x-protobuf"
 )
 
 // Handler serves the paths of Paths by OTLP/HTTP; gpus takes what is measured of
-// GPUs. It answers 200 with a partial
+// GPUs, and what went through gateways is not billed again. It answers 200 with a partial
 // success when parts were refused, and 503 with Retry-After when a call could not be
 // made durable: sent again, what is durable counts once.
-func Handler(edge Edge, gpus Relay) http.Handler {
+func Handler(edge Edge, gpus Relay, gateways *Gateways) http.Handler {
+	d := &doors{edge, gpus, gateways}
 	mux := http.NewServeMux()
 	for i := range signals {
 		s := &signals[i]
-		mux.HandleFunc(s.path, func(w http.ResponseWriter, r *http.Request) { s.serveHTTP(edge, gpus, w, r) })
+		mux.HandleFunc(s.path, func(w http.ResponseWriter, r *http.Request) { s.serveHTTP(d, w, r) })
 	}
 	return mux
 }
 
-func (s *signal) serveHTTP(edge Edge, gpus Relay, w http.ResponseWriter, r *http.Request) {
+func (s *signal) serveHTTP(d *doors, w http.ResponseWriter, r *http.Request) {
 	form := ingest.Form{
 		Accepts: func(media string) bool { return media == typeJSON || media == typeProto },
 		Use:     typeProto + " or " + typeJSON, MaxBytes: ingest.MaxDoorBytes,
 	}
 	json := false
 	var answer proto.Message
-	err := edge.Receive(w, r, form, func(rcv ingest.Received) (err error) {
+	err := d.edge.Receive(w, r, form, func(rcv ingest.Received) (err error) {
 		json = rcv.Media == typeJSON
-		answer, err = s.export(r.Context(), edge, gpus, rcv, json)
+		answer, err = s.export(r.Context(), d, rcv, json)
 		return err
 	})
 	if err != nil {
@@ -65,21 +73,22 @@ func (s *signal) serveHTTP(edge Edge, gpus Relay, w http.ResponseWriter, r *http
 }
 
 // export sends what is in a request and makes its answer.
-func (s *signal) export(ctx context.Context, edge Edge, gpus Relay, rcv ingest.Received, json bool) (proto.Message, error) {
-	b, err := s.decode(rcv.Body, json, rcv.Tenant, rcv.Header)
+func (s *signal) export(ctx context.Context, d *doors, rcv ingest.Received, json bool) (proto.Message, error) {
+	b, err := s.decode(rcv.Body, json, &batch{tenant: rcv.Tenant, gateways: d.gateways, peer: authn.PeerOf(ctx).Addr}, rcv.Header)
 	if err != nil {
 		return nil, err
 	}
 	if len(b.events) > 0 {
-		out, err := edge.Submit(ctx, rcv.Principal, b.events)
+		out, err := d.edge.Submit(ctx, rcv.Principal, b.events)
 		if err != nil {
 			return nil, err
 		}
 		b.settle(out)
 	}
-	if err := b.relay(ctx, edge, gpus, rcv); err != nil {
+	if err := b.relay(ctx, d.edge, d.gpus, rcv); err != nil {
 		return nil, err
 	}
+	b.countElsewhere(d.edge, rcv)
 	return s.answer(int64(b.rejected), b.message), nil
 }
 
@@ -111,7 +120,8 @@ func write(w http.ResponseWriter, code int, m proto.Message, json bool) {
 
 // Register serves OTLP/gRPC. The server must have been made with
 // ingest.DoorServerOptions.
-func Register(server grpc.ServiceRegistrar, edge Edge, gpus Relay) {
+func Register(server grpc.ServiceRegistrar, edge Edge, gpus Relay, gateways *Gateways) {
+	d := &doors{edge, gpus, gateways}
 	for i := range signals {
 		s := &signals[i]
 		server.RegisterService(&grpc.ServiceDesc{
@@ -120,7 +130,7 @@ func Register(server grpc.ServiceRegistrar, edge Edge, gpus Relay) {
 			Methods: []grpc.MethodDesc{{
 				MethodName: "Export",
 				Handler: func(_ any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-					handle := func(ctx context.Context, _ any) (any, error) { return s.serveGRPC(ctx, edge, gpus, decode) }
+					handle := func(ctx context.Context, _ any) (any, error) { return s.serveGRPC(ctx, d, decode) }
 					if interceptor == nil {
 						return handle(ctx, nil)
 					}
@@ -131,9 +141,9 @@ func Register(server grpc.ServiceRegistrar, edge Edge, gpus Relay) {
 	}
 }
 
-func (s *signal) serveGRPC(ctx context.Context, edge Edge, gpus Relay, decode func(any) error) (answer proto.Message, err error) {
-	err = edge.ReceiveGRPC(ctx, decode, func(rcv ingest.Received) (err error) {
-		answer, err = s.export(ctx, edge, gpus, rcv, false)
+func (s *signal) serveGRPC(ctx context.Context, d *doors, decode func(any) error) (answer proto.Message, err error) {
+	err = d.edge.ReceiveGRPC(ctx, decode, func(rcv ingest.Received) (err error) {
+		answer, err = s.export(ctx, d, rcv, false)
 		return err
 	})
 	if err == nil {

@@ -121,7 +121,7 @@ func TestHTTP(t *testing.T) {
 				r.Header.Set(k, v)
 			}
 			w := httptest.NewRecorder()
-			Handler(doortest.NewEdge(t, log, now), nil).ServeHTTP(w, r)
+			Handler(doortest.NewEdge(t, log, now), nil, new(Gateways)).ServeHTTP(w, r)
 			if w.Code != tc.code || len(log.Take()) != tc.events {
 				t.Fatalf("status %d, want %d; body %q", w.Code, tc.code, w.Body)
 			}
@@ -152,7 +152,7 @@ func TestUnavailable(t *testing.T) {
 	r.Header.Set("Content-Type", typeProto)
 	r.Header.Set("Authorization", "Bearer good")
 	w := httptest.NewRecorder()
-	Handler(doortest.NewEdge(t, log, now), nil).ServeHTTP(w, r)
+	Handler(doortest.NewEdge(t, log, now), nil, new(Gateways)).ServeHTTP(w, r)
 	if w.Code != 503 || w.Header().Get("Retry-After") == "" {
 		t.Errorf("%d, Retry-After %q", w.Code, w.Header().Get("Retry-After"))
 	}
@@ -162,7 +162,7 @@ func TestGRPC(t *testing.T) {
 	log := &doortest.Log{}
 	lis := bufconn.Listen(1 << 20)
 	server := grpc.NewServer(ingest.DoorServerOptions()...)
-	Register(server, doortest.NewEdge(t, log, now), nil)
+	Register(server, doortest.NewEdge(t, log, now), nil, new(Gateways))
 	go server.Serve(lis) //nolint:errcheck // ends with Stop
 	defer server.Stop()
 	conn, err := grpc.NewClient("passthrough:bufnet", grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -204,7 +204,7 @@ func TestGRPC(t *testing.T) {
 // What comes twice is the same record but for the time of receipt: hop 3 sees one call.
 func TestTwiceIsOnce(t *testing.T) {
 	log := &doortest.Log{}
-	h := Handler(doortest.NewEdge(t, log, now), nil)
+	h := Handler(doortest.NewEdge(t, log, now), nil, new(Gateways))
 	var seen []event.Event
 	for _, media := range []string{typeProto, typeJSON} {
 		b := body(t, twoCalls(t))
@@ -230,7 +230,7 @@ func TestOpenInferencePack(t *testing.T) {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
 	log := &doortest.Log{}
-	h := Handler(doortest.NewEdge(t, log, now), nil)
+	h := Handler(doortest.NewEdge(t, log, now), nil, new(Gateways))
 	counted := 0
 	for i, file := range files {
 		raw, err := os.ReadFile(file)
@@ -352,7 +352,7 @@ func leaked(recs [][]byte, texts []string) string {
 func TestPlantedFragments(t *testing.T) {
 	const secret = "zq7-planted-fragment"
 	log := &doortest.Log{}
-	h := Handler(doortest.NewEdge(t, log, now), nil)
+	h := Handler(doortest.NewEdge(t, log, now), nil, new(Gateways))
 	sent := 0
 	for _, tc := range plantedRequests(t, secret) {
 		for _, asJSON := range []bool{false, true} {

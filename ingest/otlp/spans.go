@@ -17,6 +17,8 @@ type call struct {
 	inner  tokens.Vector // of the nearest calls below it
 	inners int
 	same   bool // one of them has its response id
+
+	elsewhere bool // billed elsewhere
 }
 
 // spans makes events of the spans that are calls. Spans of tools that report
@@ -43,6 +45,10 @@ func (b *batch) spans(data []*tracepb.ResourceSpans) {
 		}
 	}
 	for _, c := range outermostRemoved(calls, parents) {
+		if c.elsewhere {
+			b.elsewhere++
+			continue
+		}
 		b.events = append(b.events, c.event)
 	}
 }
@@ -57,10 +63,10 @@ func (b *batch) span(s *tracepb.Span, rs *tracepb.ResourceSpans, scope string) *
 		return nil
 	}
 	f.read(rs.GetResource().GetAttributes(), aliasTable, aliasOfResource)
-	if !b.billsCalls(&f) {
-		return nil
+	c := &call{
+		span: spanKey(s.GetTraceId(), s.GetSpanId()), parent: spanKey(s.GetTraceId(), s.GetParentSpanId()),
+		elsewhere: b.billedElsewhere(&f),
 	}
-	c := &call{span: spanKey(s.GetTraceId(), s.GetSpanId()), parent: spanKey(s.GetTraceId(), s.GetParentSpanId())}
 	e := &c.event
 	f.event(e, false, false)
 	e.OccurredAt = int64(s.GetStartTimeUnixNano())

@@ -122,6 +122,8 @@ type Bedrock struct {
 type OTLP struct {
 	GRPCListen string `koanf:"grpc_listen"` // "": not served
 	HTTPListen string `koanf:"http_listen"`
+	// BilledElsewhere are gateways that report their calls themselves, HOST or HOST:PORT each.
+	BilledElsewhere []string `koanf:"billed_elsewhere"`
 }
 
 // Proxy is the metering proxy.

@@ -72,6 +72,7 @@ var keys = []key{
 	{"grpc.listen", text, DefaultGRPCListen, false, "address of gRPC"},
 	{"otlp.grpc_listen", text, DefaultOTLPGRPCListen, false, "address of OTLP by gRPC (empty: not served)"},
 	{"otlp.http_listen", text, DefaultOTLPHTTPListen, false, "address of OTLP by HTTP, beside http.listen (empty: only there)"},
+	{"otlp.billed_elsewhere", list, []string{}, false, "HOST[:PORT] by which programs reach the metering proxy (beside proxy.listen) and other gateways that report calls here: what OTLP says of calls there is not billed again"},
 	{"tls.cert_file", text, "", false, "PEM certificate of both listeners; needed outside loopback"},
 	{"tls.key_file", text, "", false, "PEM key of tls.cert_file"},
 	{"engines.dir", text, "", false, "where the engine packages are installed (default: found beside the program)"},
