@@ -91,6 +91,7 @@ func momentFlag(name, value string) (time.Time, error) {
 type priceImportFlags struct {
 	from, out, asOf, validFrom, version, discounts string
 	free                                           []string
+	json                                           bool
 }
 
 func newPricesImportCommand() *cobra.Command {
@@ -117,6 +118,7 @@ cannot is refused and printed with the reason, never guessed.`,
 	fs.StringVar(&f.validFrom, "valid-from", "", "`TIME` from which prices without one of their own hold (default: the list's date)")
 	fs.StringVar(&f.version, "version", "", "name of the book (default: form and date)")
 	fs.StringVar(&f.discounts, "discounts", "", "negotiated prices in a CSV `FILE`")
+	fs.BoolVar(&f.json, "json", false, "print JSON, with all that is refused")
 	fs.StringSliceVar(&f.free, "free", nil, "providers whose zero rates are meant, such as your own servers")
 	return cmd
 }
@@ -144,9 +146,13 @@ func (f *priceImportFlags) run(w io.Writer, path string) error {
 			return err
 		}
 	}
-	printImport(w, book, &report)
-	if f.out == "" {
-		return nil
+	if f.json {
+		err = printIndented(w, importForJSON(book, &report))
+	} else {
+		printImport(w, book, &report)
+	}
+	if f.out == "" || err != nil {
+		return err
 	}
 	return writeNew(f.out, book.Marshal())
 }
@@ -204,6 +210,30 @@ func printImport(w io.Writer, book *pricing.Book, r *pricing.Report) {
 		}
 		fmt.Fprintf(w, "refused  %q: %s\n", refused.Model, refused.Reason)
 	}
+}
+
+// jsonImport is what an import made, for programs.
+type jsonImport struct {
+	jsonBook
+	Entries int            `json:"entries"`
+	Priced  int            `json:"priced"`
+	Merged  int            `json:"merged"`
+	Rows    int            `json:"rows"`
+	Unknown map[string]int `json:"unknown_fields"`
+	Refused []jsonRefusal  `json:"refused"`
+}
+
+type jsonRefusal struct {
+	Model  string `json:"model"`
+	Reason string `json:"reason"`
+}
+
+func importForJSON(book *pricing.Book, r *pricing.Report) *jsonImport {
+	j := &jsonImport{bookForJSON(book), r.Entries, r.Priced, r.Merged, book.Len(), r.Unknown, []jsonRefusal{}}
+	for _, refused := range r.Refused {
+		j.Refused = append(j.Refused, jsonRefusal(refused))
+	}
+	return j
 }
 
 // writeNew writes a file that must not exist yet; one that could not be written is taken away.

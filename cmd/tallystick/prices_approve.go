@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/url"
@@ -98,7 +99,8 @@ func newPricesHistoryCommand() *cobra.Command {
 
 func (f *candidateFlags) bind(cmd *cobra.Command) {
 	f.serverFlags(cmd.Flags())
-	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON, as -o json does")
+	outputFlag(cmd, &f.json)
 }
 
 func (f *candidateFlags) propose(cmd *cobra.Command, path string) error {
@@ -190,7 +192,7 @@ func (f *candidateFlags) show(cmd *cobra.Command, id string) error {
 	}
 	w := cmd.OutOrStdout()
 	if f.json {
-		return printJSONLine(w, &c)
+		return api.printCandidateJSON(cmd.Context(), w, &c)
 	}
 	fmt.Fprintf(w, "candidate  %s, %s\nversion    %s\nhash       %s\nproposed   %s by %s\n", c.CandidateId, c.State, c.Version, c.Hash,
 		c.ProposedAt.AsTime().Format(time.RFC3339), c.ProposedBy)
@@ -214,6 +216,28 @@ func (c *ledgerAPI) printChanges(ctx context.Context, w io.Writer, candidate *pb
 		return err
 	}
 	return printDiff(w, &d, most)
+}
+
+// printCandidateJSON prints a candidate, and as "changes" what it would change; null where
+// there was no book before.
+func (c *ledgerAPI) printCandidateJSON(ctx context.Context, w io.Writer, candidate *pb.PriceCandidate) error {
+	var line bytes.Buffer
+	if err := printJSONLine(&line, candidate); err != nil {
+		return err
+	}
+	fields := map[string]any{}
+	if err := json.Unmarshal(line.Bytes(), &fields); err != nil {
+		return err
+	}
+	fields["changes"] = nil
+	if candidate.BaseHash != "" {
+		d, err := c.changes(ctx, candidate)
+		if err != nil {
+			return err
+		}
+		fields["changes"] = diffForJSON(&d)
+	}
+	return printIndented(w, fields)
 }
 
 // changes compares a candidate with the book that it was made of.

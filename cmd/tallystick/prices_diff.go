@@ -17,6 +17,7 @@ type diffFlags struct {
 	ledgerFlags
 	at      string
 	sources bool
+	json    bool
 }
 
 func newPricesDiffCommand() *cobra.Command {
@@ -38,6 +39,7 @@ not alike, are printed. A source that is silent does not disagree.`,
 	fs := cmd.Flags()
 	f.serverFlags(fs)
 	fs.StringVar(&f.at, "at", "", "`TIME` of the usage (default: now)")
+	outputFlag(cmd, &f.json)
 	fs.BoolVar(&f.sources, "sources", false, "report where sources disagree")
 	return cmd
 }
@@ -56,11 +58,19 @@ func (f *diffFlags) run(cmd *cobra.Command, names []string) error {
 			return err
 		}
 	}
+	w := cmd.OutOrStdout()
 	if f.sources {
-		return printDisagreements(cmd.OutOrStdout(), when, names, books)
+		found, compared := pricing.Disagreements(when, books...)
+		if f.json {
+			return printIndented(w, disagreementsForJSON(when, names, found, compared))
+		}
+		return printDisagreements(w, names, found, compared)
 	}
 	d := pricing.Compare(books[0], books[1], when)
-	return printDiff(cmd.OutOrStdout(), &d, 0)
+	if f.json {
+		return printIndented(w, diffForJSON(&d))
+	}
+	return printDiff(w, &d, 0)
 }
 
 // printDiff prints what makes one book of another, at most so many changes of each kind; 0
@@ -152,8 +162,7 @@ func tierName(k pricing.RateKey) string {
 	return fmt.Sprintf("%s>%d", k.Service, k.Above)
 }
 
-func printDisagreements(w io.Writer, at time.Time, names []string, books []*pricing.Book) error {
-	found, compared := pricing.Disagreements(at, books...)
+func printDisagreements(w io.Writer, names []string, found []pricing.Disagreement, compared int) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(found) > 0 {
 		fmt.Fprintf(t, "MODEL\tTIER\tCLASS\t%s\tSPREAD\n", strings.Join(names, "\t"))

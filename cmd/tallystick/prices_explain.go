@@ -16,9 +16,15 @@ import (
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 )
 
+// explainFlags are the flags of `prices explain`.
+type explainFlags struct {
+	ledgerFlags
+	file string
+	json bool
+}
+
 func newPricesExplainCommand() *cobra.Command {
-	f := &ledgerFlags{}
-	var file string
+	f := &explainFlags{}
 	cmd := &cobra.Command{
 		Use:   "explain ENTRY [--tenant T] [--book FILE]",
 		Short: "Say how an entry came by its price: book, row, and tokens times rate",
@@ -40,23 +46,23 @@ which a token of an operator may read.`,
 			if err != nil || seq < 1 {
 				return usageError("%.40q is not an entry's number", args[0])
 			}
-			book, err := openBook(file)
-			if err != nil {
-				return err
-			}
-			return f.explain(cmd.Context(), cmd.OutOrStdout(), seq, book, file == "")
+			return f.explain(cmd.Context(), cmd.OutOrStdout(), seq)
 		},
 	}
 	fs := cmd.Flags()
 	f.serverFlags(fs)
+	outputFlag(cmd, &f.json)
 	fs.StringVar(&f.tenant, "tenant", "", "the tenant (default: the only one of the token)")
-	fs.StringVar(&file, "book", "", "price book `FILE` (default: the built-in book, or the server's)")
+	fs.StringVar(&f.file, "book", "", "price book `FILE` (default: the built-in book, or the server's)")
 	return cmd
 }
 
-// explain asks the server for the book that the entry names, where the given one
-// is another and may be.
-func (f *ledgerFlags) explain(ctx context.Context, w io.Writer, seq int64, book *pricing.Book, ask bool) error {
+// explain fetches what the explanation needs, and prints it.
+func (f *explainFlags) explain(ctx context.Context, w io.Writer, seq int64) error {
+	book, err := openBook(f.file)
+	if err != nil {
+		return err
+	}
 	api, err := f.api()
 	if err != nil {
 		return err
@@ -74,18 +80,21 @@ func (f *ledgerFlags) explain(ctx context.Context, w io.Writer, seq int64, book 
 			return fmt.Errorf("the entry that it corrects: %w", err)
 		}
 	}
-	if book, err = bookOfEntry(ctx, api, e, book, ask); err != nil {
+	if book, err = bookOfEntry(ctx, api, e, book, f.file == ""); err != nil {
 		return err
 	}
 	x, err := explainEntry(e, original, book)
 	if err != nil {
 		return err
 	}
+	if f.json {
+		return printIndented(w, x.forJSON())
+	}
 	return x.print(w)
 }
 
 // entry fetches an entry of the tenant by its number.
-func (f *ledgerFlags) entry(ctx context.Context, api *ledgerAPI, seq int64) (*chain.Entry, error) {
+func (f *explainFlags) entry(ctx context.Context, api *ledgerAPI, seq int64) (*chain.Entry, error) {
 	var answer pb.Entry
 	path := "/v1/ledger/entries/" + strconv.FormatInt(seq, 10) + "?" + url.Values{"tenant_id": {f.tenant}}.Encode()
 	if err := api.call(ctx, path, nil, &answer); err != nil {

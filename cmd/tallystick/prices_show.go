@@ -17,6 +17,7 @@ import (
 type showFlags struct {
 	ledgerFlags
 	at, bookName string
+	json         bool
 }
 
 func newPricesShowCommand() *cobra.Command {
@@ -40,6 +41,7 @@ that travels with the program ("builtin"), and no server is asked.`,
 	fs := cmd.Flags()
 	f.serverFlags(fs)
 	fs.StringVar(&f.at, "at", "", "`TIME` of the usage (default: now)")
+	outputFlag(cmd, &f.json)
 	fs.StringVar(&f.bookName, "book", inForceBook, "price `BOOK`: a file, builtin or in-force")
 	return cmd
 }
@@ -57,19 +59,23 @@ func (f *showFlags) run(cmd *cobra.Command, part string) error {
 	if len(found.rows)+len(found.gpus) == 0 {
 		return &exitError{exitNotFound, fmt.Errorf("book %s has no price in force for %q", book.Version(), part)}
 	}
+	if f.json {
+		return printIndented(cmd.OutOrStdout(), found.forJSON())
+	}
 	return found.print(cmd.OutOrStdout())
 }
 
 // shownPrices are prices of a book.
 type shownPrices struct {
 	book *pricing.Book
+	at   time.Time
 	rows []pricing.Row
 	gpus []pricing.GPURow
 }
 
 // pricesOf are the prices in force whose name has the part.
 func pricesOf(book *pricing.Book, at time.Time, part string) shownPrices {
-	p := shownPrices{book: book}
+	p := shownPrices{book: book, at: at}
 	for _, r := range book.InForce(at) {
 		if strings.Contains(r.Provider+"/"+r.Model, part) {
 			p.rows = append(p.rows, r)
@@ -107,6 +113,52 @@ func (p *shownPrices) print(w io.Writer) error {
 			r.ValidFrom.Format(time.DateOnly), shortUSD(r.PerHour))
 	}
 	return t.Flush()
+}
+
+// jsonPrices are prices of a book for programs: of models in USD per million tokens.
+type jsonPrices struct {
+	Book jsonBook         `json:"book"`
+	At   *string          `json:"at"`
+	Rows []jsonSheet      `json:"prices"`
+	GPUs []jsonGPUInForce `json:"gpu_prices"`
+}
+
+type jsonSheet struct {
+	jsonModel
+	jsonSpan
+	Rates   map[string]string `json:"usd_per_million_tokens"`
+	Derived []string          `json:"derived"`
+}
+
+type jsonGPUInForce struct {
+	jsonInstance
+	GPU string `json:"gpu"`
+	*jsonHour
+	jsonSpan
+}
+
+// jsonSpan is when a price holds and where it is from.
+type jsonSpan struct {
+	ValidFrom *string `json:"valid_from"`
+	ValidTo   *string `json:"valid_to"`
+	Source    string  `json:"source"`
+}
+
+func (p *shownPrices) forJSON() *jsonPrices {
+	j := &jsonPrices{Book: bookForJSON(p.book), At: timeForJSON(p.at), Rows: []jsonSheet{}, GPUs: []jsonGPUInForce{}}
+	for _, r := range p.rows {
+		span := jsonSpan{timeForJSON(r.ValidFrom), timeForJSON(r.ValidTo), r.Source}
+		for i := range r.Sheets {
+			s := &r.Sheets[i]
+			rates, derived := ratesForJSON(s)
+			j.Rows = append(j.Rows, jsonSheet{jsonModel{r.Provider, r.Model, r.Region, s.Service.String(), s.Above}, span, rates, derived})
+		}
+	}
+	for i := range p.gpus {
+		r := &p.gpus[i]
+		j.GPUs = append(j.GPUs, jsonGPUInForce{instanceForJSON(r.Key()), r.GPU, hourForJSON(r), jsonSpan{timeForJSON(r.ValidFrom), timeForJSON(r.ValidTo), r.Source}})
+	}
+	return j
 }
 
 func orDash(s string) string {

@@ -123,6 +123,12 @@ func priceEntry(e *chain.Entry, book *pricing.Book) {
 // explained runs `prices explain` for the first entry against a server that has them all.
 func explained(t *testing.T, entries ...chain.Entry) (string, error) {
 	t.Helper()
+	return pricesCommand(t, "explain", fmt.Sprint(entries[0].Seq), "--tenant", "acme", "--url", entryServer(t, entries))
+}
+
+// entryServer serves entries of the tenant acme, and no price books.
+func entryServer(t *testing.T, entries []chain.Entry) (url string) {
+	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/v1/prices/books/") { // of operators only, as for a tenant's token
 			http.Error(w, "{}", http.StatusForbidden)
@@ -142,9 +148,9 @@ func explained(t *testing.T, entries ...chain.Entry) (string, error) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(answer)
 	}))
-	defer server.Close()
+	t.Cleanup(server.Close)
 	t.Setenv("TALLYSTICK_TOKEN", "tok")
-	return pricesCommand(t, "explain", fmt.Sprint(entries[0].Seq), "--tenant", "acme", "--url", server.URL)
+	return server.URL
 }
 
 func TestPricesExplain(t *testing.T) {
