@@ -19,6 +19,7 @@ import (
 	"github.com/tallystick/tallystick/ingest"
 	"github.com/tallystick/tallystick/ingest/proxy"
 	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/http1"
 	"github.com/tallystick/tallystick/internal/kafka"
 	"github.com/tallystick/tallystick/internal/spool"
 	"github.com/tallystick/tallystick/internal/tenant"
@@ -55,10 +56,15 @@ func runBenchPart(ctx context.Context, out io.Writer, part, upstream, dir string
 		return err
 	}
 	moreFiles()
-	var srv *http.Server
+	var srv interface {
+		Serve(l net.Listener) error
+		Close() error
+	}
 	switch part {
 	case "provider":
-		srv = &http.Server{Handler: benchProvider(), ReadHeaderTimeout: time.Minute}
+		srv = &http1.Server{ // as little of a provider as can be, as it is on the same cores
+			Handler: benchProvider(), HeaderTimeout: time.Minute, IdleTimeout: time.Minute, WriteTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
+		}
 	case "bare":
 		u, err := url.Parse(upstream)
 		if err != nil {
@@ -76,6 +82,7 @@ func runBenchPart(ctx context.Context, out io.Writer, part, upstream, dir string
 		}
 		defer m.close()
 		srv = m.proxy.Server(nil)
+		go func() { _ = easeCollector(ctx) }() // it returns nil
 	default:
 		return fmt.Errorf("no part %q", part)
 	}

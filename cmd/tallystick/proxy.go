@@ -110,10 +110,13 @@ func (a *app) startProxy(ctx context.Context, tlsConfig *tls.Config) error {
 	}
 	a.metering.proxy = p
 	a.start("proxy gaps", p.Run)
+	if a.cfg.Target == config.TargetProxy {
+		a.start("collector", easeCollector)
+	}
 	server := p.Server(tlsConfig)
 	server.Handler = transport.HSTS(withHealth(p, a.cfg.Target == config.TargetProxy))
 	a.metering.addr, err = a.listen(ctx, "proxy", a.cfg.Proxy.Listen, tlsConfig != nil, func(ctx context.Context, l net.Listener) error {
-		return serveHTTP(ctx, server, l)
+		return serveUntil(ctx, server, func() error { return server.Serve(l) })
 	})
 	return err
 }

@@ -258,6 +258,21 @@ func (a *app) listen(ctx context.Context, name, addr string, encrypted bool, ser
 
 // serveHTTP serves until ctx ends; requests in hand are finished then.
 func serveHTTP(ctx context.Context, srv *http.Server, l net.Listener) error {
+	serve := func() error { return srv.Serve(l) }
+	if srv.TLSConfig != nil {
+		serve = func() error { return srv.ServeTLS(l, "", "") }
+	}
+	return serveUntil(ctx, srv, serve)
+}
+
+// stopper is a server over HTTP.
+type stopper interface {
+	Shutdown(ctx context.Context) error
+	Close() error
+}
+
+// serveUntil serves until ctx ends; requests in hand are finished then.
+func serveUntil(ctx context.Context, srv stopper, serve func() error) error {
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -268,10 +283,6 @@ func serveHTTP(ctx context.Context, srv *http.Server, l net.Listener) error {
 			srv.Close()
 		}
 	}()
-	serve := func() error { return srv.Serve(l) }
-	if srv.TLSConfig != nil {
-		serve = func() error { return srv.ServeTLS(l, "", "") }
-	}
 	if err := serve(); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}

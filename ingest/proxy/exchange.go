@@ -12,6 +12,7 @@ import (
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/ingest/usage"
 	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/http1"
 	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/tokens"
@@ -33,8 +34,9 @@ const (
 type exchange struct {
 	p       *Proxy
 	w       http.ResponseWriter
-	r       *http.Request   // nil once the stream is taken over
-	ctx     context.Context // of the call
+	own     *http1.Response // w, where the stream may be parked; nil is by another server
+	r       *http.Request   // nil once the stream is parked
+	ctx     context.Context // of the call's event: it is kept whoever has gone
 	wants   bool            // the client asks for the cost
 	started time.Time
 
@@ -56,15 +58,14 @@ type exchange struct {
 	prompt   []byte // the body again, to be counted where no usage is stated
 	queues   bool   // a background response is asked for
 
-	upstream context.Context // of the provider's part; it outlives r's where the stream is parked
+	upstream context.Context // of the provider's part
 	cancel   context.CancelCauseFunc
-	leave    func() bool // unties upstream from r's context
+	leave    func() bool // unties upstream from r's context; nil where it is that
 	watch    *time.Timer
 	resp     *http.Response
 	mayPark  bool
 	trailers bool
-	taken    *taken      // nil while net/http has the connection
-	unwatch  func() bool // of a parked stream: unties it from upstream
+	parked   bool // once
 
 	meter   usage.Meter
 	results *results // of a batch, instead of meter; nil is none
@@ -85,13 +86,18 @@ func (x *exchange) release() {
 	x.dropPrompt()
 	if x.cancel != nil {
 		x.watch.Stop()
-		x.leave()
+		if x.leave != nil {
+			x.leave()
+		}
 		if x.resp != nil {
 			x.resp.Body.Close()
 		}
 		x.cancel(nil)
 	}
 	x.p.calls.Add(-1)
+	if x.parked {
+		x.p.parked.Add(-1)
+	}
 	*x = exchange{p: x.p, tags: clearTags(x.tags)}
 }
 
@@ -120,7 +126,8 @@ var errCut = errors.New("proxy: the response is cut")
 // serve does the whole call. errParked says that x is not the caller's any more; any
 // other error is that of errCut.
 func (x *exchange) serve(w http.ResponseWriter, r *http.Request) error {
-	x.w, x.r, x.ctx, x.started = w, r, r.Context(), x.p.opts.Now()
+	x.w, x.r, x.ctx, x.started = w, r, context.WithoutCancel(r.Context()), x.p.opts.Now()
+	x.own, _ = w.(*http1.Response)
 	x.wants = r.Header[ReturnHeader] != nil
 	n := x.p.calls.Add(1)
 	no := x.prepare(n)
@@ -310,13 +317,9 @@ func (x *exchange) readBody() *refusal {
 	x.body.b = x.body.b[:0]
 	// A ResponseWriter without deadlines is a test's; the server's own hold then.
 	control := http.NewResponseController(x.w)
-	if want > smallBuffer { // less has come with the headers, or soon will
-		_ = control.SetReadDeadline(time.Now().Add(p.opts.BodyTimeout))
-	}
+	_ = control.SetReadDeadline(time.Now().Add(p.opts.BodyTimeout))
 	err := x.body.fill(r.Body, r.ContentLength, p.opts.MaxBodyBytes)
-	if want > smallBuffer {
-		_ = control.SetReadDeadline(time.Time{})
-	}
+	_ = control.SetReadDeadline(time.Time{})
 	switch {
 	case err == nil:
 		return nil

@@ -26,13 +26,18 @@ const maxReturn = 4 << 20
 
 // forward sends the call upstream and the answer back.
 func (x *exchange) forward() error {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(x.ctx))
-	x.upstream, x.cancel = ctx, cancel
-	x.leave = context.AfterFunc(x.ctx, func() { cancel(errClient) })
+	if x.own != nil {
+		x.upstream, x.cancel = x.r.Context(), x.own.Cancel()
+	} else {
+		x.upstream, x.cancel = context.WithCancelCause(x.ctx)
+		cancel := x.cancel
+		x.leave = context.AfterFunc(x.r.Context(), func() { cancel(errClient) })
+	}
+	cancel := x.cancel
 	x.watch = time.AfterFunc(x.p.opts.AnswerTimeout, func() { cancel(errSilent) })
 	to, req, err := x.request()
 	if err == nil {
-		x.resp, err = to.RoundTrip(req.WithContext(ctx)) //nolint:bodyclose // release closes it
+		x.resp, err = to.RoundTrip(req.WithContext(x.upstream)) //nolint:bodyclose // release closes it
 	}
 	x.free()
 	if err != nil {
@@ -93,7 +98,7 @@ func (x *exchange) noAnswer(err error) *refusal {
 	switch {
 	case errors.Is(context.Cause(x.upstream), errSilent):
 		no = &refusal{code: http.StatusGatewayTimeout, kind: "upstream_timeout", text: "the provider did not answer in time", sent: true}
-	case x.ctx.Err() != nil:
+	case x.upstream.Err() != nil:
 		no = &refusal{code: statusClientGone, kind: "client_gone", text: "the client has gone", status: "cancelled", sent: true}
 	case errors.Is(err, errForeign), errors.As(err, &op) && op.Op == "dial":
 	default:
@@ -150,9 +155,6 @@ func (x *exchange) answer() error {
 	err := x.copy(length, hold)
 	switch {
 	case errors.Is(err, errParked):
-	case x.taken != nil:
-		x.finish(err)
-		err = errParked
 	case x.trailers && x.kept:
 		x.report(h)
 	}

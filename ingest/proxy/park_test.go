@@ -75,13 +75,12 @@ func haltingWorld(t *testing.T, change func(*proxy.Parts, *proxy.Options)) (w *w
 	t.Helper()
 	h = &halting{next: make(chan struct{}), gone: make(chan struct{}, 10), clients: map[string]int{}}
 	w = newWorld(t, h.ServeHTTP, change)
-	front := w.front.Config.Handler
-	w.front.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	w.front = newFront(t, w.proxy, nil, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		h.mu.Lock()
 		h.clients[r.RemoteAddr]++
 		h.mu.Unlock()
-		front.ServeHTTP(rw, r)
-	})
+		w.proxy.ServeHTTP(rw, r)
+	}))
 	return w, h, keepRunning(t, w.proxy)
 }
 
@@ -194,21 +193,23 @@ func TestParkedStreamsFailClosed(t *testing.T) {
 	}
 }
 
-// Run returns when what is parked is over and its events are kept.
-func TestRunWaitsForParkedStreams(t *testing.T) {
-	w, h, stop := haltingWorld(t, nil)
+// Shutdown returns when what is parked is over and its events are kept.
+func TestShutdownWaitsForParkedStreams(t *testing.T) {
+	w, h, _ := haltingWorld(t, nil)
 	resp := w.do(roundAfter(w, h, 0))
 	readExactly(t, resp.Body, streams[0].chunks[0])
 	parked(t, w.proxy, 1)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		stop()
+		if err := w.front.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
 	}()
 	for _, chunk := range streams[0].chunks[1:] {
 		select {
 		case <-ended:
-			t.Fatal("Run ended before the stream")
+			t.Fatal("Shutdown ended before the stream")
 		case h.next <- struct{}{}:
 		}
 		readExactly(t, resp.Body, chunk)
@@ -272,13 +273,14 @@ func TestParkedTrailersAndPipelining(t *testing.T) {
 func TestParkedTLSAndClose(t *testing.T) {
 	w, h, _ := haltingWorld(t, nil)
 	var encrypted []bool
-	handler := w.front.Config.Handler
-	w.front = httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	handler := w.front.Handler
+	certified := httptest.NewTLSServer(nil) // for its certificate
+	defer certified.Close()
+	w.front = newFront(t, w.proxy, certified.TLS, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		encrypted = append(encrypted, r.TLS != nil)
 		handler.ServeHTTP(rw, r)
 	}))
-	t.Cleanup(w.front.Close)
-	transport := w.front.Client().Transport.(*http.Transport)
+	transport := certified.Client().Transport.(*http.Transport)
 	transport.ForceAttemptHTTP2 = false
 	for call := range 3 {
 		req := roundAfter(w, h, call)

@@ -83,7 +83,7 @@ type Proxy struct {
 	prompts atomic.Int64
 	gaps    gaps
 	batches batches
-	lot     lot
+	parked  atomic.Int64 // streams, at least once
 	waits   waits
 	quiet   rate.Sometimes // for the log messages about a sink that fails
 
@@ -101,7 +101,8 @@ type Stats struct {
 	Calls, Refused, Truncated, InFlight int64
 	// Gap is how many events wait outside the spool because it did not take them.
 	Gap int64
-	// Parked is how many streams in hand wait outside the server's hands.
+	// Parked is how many streams in hand were silent for so long that they were
+	// parked.
 	Parked int64
 }
 
@@ -129,16 +130,14 @@ func New(parts Parts, opts Options) (*Proxy, error) {
 func (p *Proxy) Stats() Stats {
 	return Stats{
 		Calls: p.done.Load(), Refused: p.refused.Load(), Truncated: p.truncated.Load(),
-		InFlight: p.calls.Load(), Gap: p.gaps.waiting(), Parked: p.lot.waiting(),
+		InFlight: p.calls.Load(), Gap: p.gaps.waiting(), Parked: p.parked.Load(),
 	}
 }
 
 // Run submits what the Sink did not take at once, until ctx ends and once more
-// then. Silent streams are parked meanwhile, out of the server's hands: end Run after
-// the server, and before the Sink. It returns nil when they are over, and cuts those
-// that are not after 10 s.
+// then, and has silent streams parked meanwhile. End it after the server, and before
+// the Sink. It returns nil.
 func (p *Proxy) Run(ctx context.Context) error {
-	p.lot.open()
 	tick := time.NewTicker(gapInterval)
 	defer tick.Stop()
 	sweep := time.NewTicker(parkAfter / 2)
@@ -146,7 +145,6 @@ func (p *Proxy) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			p.lot.close(drainTime)
 			p.flushGaps(context.WithoutCancel(ctx))
 			return nil
 		case <-tick.C:

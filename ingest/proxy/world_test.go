@@ -2,7 +2,9 @@ package proxy_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -15,6 +17,7 @@ import (
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/ingest/proxy"
 	"github.com/tallystick/tallystick/internal/authn"
+	"github.com/tallystick/tallystick/internal/http1"
 	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/tokens"
@@ -112,7 +115,7 @@ type world struct {
 	t        *testing.T
 	sink     *sink
 	proxy    *proxy.Proxy
-	front    *httptest.Server
+	front    *front
 	upstream *httptest.Server
 }
 
@@ -141,9 +144,42 @@ func newWorld(t *testing.T, provider http.HandlerFunc, change func(*proxy.Parts,
 	if w.proxy, err = proxy.New(parts, opts); err != nil {
 		t.Fatal(err)
 	}
-	w.front = httptest.NewServer(w.proxy)
-	t.Cleanup(w.front.Close)
+	w.front = newFront(t, w.proxy, nil, nil)
 	return w
+}
+
+// front is the proxy's own server.
+type front struct {
+	*http1.Server
+	URL string
+}
+
+// newFront serves the proxy, over TLS where config is not nil, and behind handler where
+// that is not.
+func newFront(t *testing.T, p *proxy.Proxy, config *tls.Config, handler http.Handler) *front {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &front{p.Server(config), "http://" + l.Addr().String()}
+	if config != nil {
+		f.URL = "https://" + l.Addr().String()
+	}
+	if handler != nil {
+		f.Handler = handler
+	}
+	ended := make(chan error)
+	go func() { ended <- f.Serve(l) }()
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	return f
 }
 
 // request makes a request with our token.

@@ -1,0 +1,454 @@
+package http1
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// ErrClientGone is why a request's context ends when its client does not wait for the
+// answer.
+var ErrClientGone = errors.New("http1: the client has gone")
+
+// errCut is a response that is not to look whole.
+var errCut = errors.New("http1: the response is cut")
+
+const (
+	readBuffer = 4 << 10
+	// maxDrain is how much of a body that the handler did not read is read to keep the
+	// connection; behind a larger one it is closed.
+	maxDrain = 256 << 10
+	// lingerTime is how long a client may read an answer after which its connection
+	// is closed while it still sends: closed at once, the answer might be lost.
+	lingerTime = 500 * time.Millisecond
+	// expired is conn.until when the sweep has interrupted the read.
+	expired = -1
+)
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+// readers are the buffers of connections that are not parked.
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readBuffer) }}
+
+// conn is a client's connection. One goroutine at a time reads, answers and writes;
+// only what says so is for others too.
+type conn struct {
+	srv    *Server
+	raw    net.Conn
+	rwc    net.Conn // TLS, or raw; until the handshake is over it is the goroutine's own
+	tls    *tls.ConnectionState
+	socket syscall.RawConn // nil is none
+	remote string
+	in     *bufio.Reader // nil while nothing is read
+	left   int64         // bytes that headers may yet have, -1 is no bound
+	served bool          // a request
+	posted bool          // the last one
+	body   body
+	res    Response
+
+	turn    atomic.Int64 // counts who has taken the connection over
+	idle    atomic.Bool  // no request is in hand
+	until   atomic.Int64 // tick by which a read must end, 0 is never, or expired
+	writing atomic.Int64 // tick by which a write must end, 0 is never
+
+	mu     sync.Mutex              // protects what follows
+	cancel context.CancelCauseFunc // of the request in hand, nil is none
+	since  int64                   // tick at which it began
+	watch  uint64                  // id in the poller, 0 is none
+}
+
+func newConn(s *Server, nc net.Conn) *conn {
+	c := &conn{srv: s, raw: nc, rwc: nc, remote: nc.RemoteAddr().String(), left: -1}
+	if sc, ok := nc.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			c.socket = raw
+		}
+	}
+	return c
+}
+
+// serve serves a new connection.
+func (c *conn) serve() {
+	if c.srv.TLSConfig != nil && !c.handshake() {
+		c.srv.remove(c)
+		return
+	}
+	c.loop()
+}
+
+// handshake reports whether the connection stays here.
+func (c *conn) handshake() bool {
+	secure := tls.Server(c.rwc, c.srv.TLSConfig)
+	ctx, cancel := context.WithTimeout(context.Background(), c.srv.HeaderTimeout)
+	defer cancel()
+	if err := secure.HandshakeContext(ctx); err != nil {
+		var plain tls.RecordHeaderError
+		if errors.As(err, &plain) && plain.Conn != nil && plain.RecordHeader[0] >= 'A' && plain.RecordHeader[0] <= 'Z' {
+			_, _ = io.WriteString(plain.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+		}
+		c.srv.Log.Debug("http1: no handshake", "client", c.remote, "err", err)
+		c.rwc.Close()
+		return false
+	}
+	state := secure.ConnectionState()
+	if state.NegotiatedProtocol == "h2" {
+		c.srv.second.give(secure)
+		return false
+	}
+	c.rwc, c.tls = secure, &state
+	return true
+}
+
+// loop serves one call after the other while the connection is its caller's.
+func (c *conn) loop() {
+	turn := c.turn.Load()
+	for c.await() {
+		if c.call(turn) {
+			return // somebody else has the connection
+		}
+		if !c.over() {
+			break
+		}
+	}
+	c.close()
+}
+
+func (c *conn) close() {
+	c.giveReader()
+	c.rwc.Close()
+	c.srv.remove(c)
+}
+
+func (c *conn) giveReader() {
+	if c.in != nil {
+		c.in.Reset(nil)
+		readers.Put(c.in)
+		c.in = nil
+	}
+}
+
+// Read implements io.Reader for in: the connection, bounded while headers are read.
+func (c *conn) Read(p []byte) (int, error) {
+	if c.left == 0 {
+		return 0, errHeaders
+	}
+	if c.left > 0 && int64(len(p)) > c.left {
+		p = p[:c.left]
+	}
+	n, err := c.rwc.Read(p)
+	if c.left > 0 {
+		c.left -= int64(n)
+	}
+	return n, err
+}
+
+// errHeaders are headers beyond MaxHeaderBytes.
+var errHeaders = errors.New("http1: the headers are too large")
+
+// allow bounds what is read from now on. 0 is no bound.
+func (c *conn) allow(d time.Duration) {
+	at := int64(0)
+	if d > 0 {
+		at = c.srv.tick.Load() + ticks(d)
+	}
+	c.until.Store(at)
+}
+
+// look is the sweep's, and called by it only.
+func (c *conn) look(now int64) {
+	if at := c.until.Load(); at > 0 && now > at && c.until.CompareAndSwap(at, expired) {
+		_ = c.rwc.SetReadDeadline(longAgo) // of a connection that is closed
+	}
+	if at := c.writing.Load(); at > 0 && now > at {
+		_ = c.rwc.SetWriteDeadline(longAgo)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now > c.since+1 {
+		c.watchClient()
+	}
+}
+
+// watchClient has the request's context end when the client goes. It is called under
+// mu.
+func (c *conn) watchClient() {
+	if c.cancel == nil || c.watch != 0 || c.socket == nil {
+		return
+	}
+	cancel := c.cancel
+	c.watch = c.srv.poller.watch(c.socket, func() { cancel(ErrClientGone) })
+}
+
+// endIdle ends the connection if it waits for a request.
+func (c *conn) endIdle() {
+	if c.idle.Load() {
+		_ = c.rwc.SetReadDeadline(longAgo)
+	}
+}
+
+// cut ends the connection and the request in hand.
+func (c *conn) cut(cause error) {
+	c.mu.Lock()
+	if c.cancel != nil {
+		c.cancel(cause)
+	}
+	c.mu.Unlock()
+	c.raw.Close()
+}
+
+// await waits for the next request to begin.
+func (c *conn) await() bool {
+	if c.in == nil {
+		c.in = readers.Get().(*bufio.Reader)
+		c.in.Reset(c)
+	}
+	wait, begins := c.srv.IdleTimeout, 4 // bytes by which a request begins; fewer are its end
+	if !c.served {
+		wait, begins = c.srv.HeaderTimeout, 1
+	}
+	c.allow(wait)
+	c.idle.Store(true)
+	if c.srv.closing.Load() {
+		return false
+	}
+	_, err := c.in.Peek(begins)
+	c.idle.Store(false)
+	return err == nil
+}
+
+// call reads a request and has it answered. It reports whether the response was parked.
+func (c *conn) call(turn int64) (parked bool) {
+	c.served = true
+	c.allow(c.srv.HeaderTimeout)
+	r, err := c.request()
+	if c.until.Swap(0) == expired {
+		err = errHeaderTime
+	}
+	c.res.reset(c, r)
+	if err != nil {
+		c.res.err = err
+		c.refuse(err)
+		return false
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	c.mu.Lock()
+	c.cancel, c.since = cancel, c.srv.tick.Load()
+	c.mu.Unlock()
+	c.res.cancel = cancel
+	own := r.WithContext(ctx)
+	c.body.from, c.body.to = r, own
+	err = c.handle(own)
+	if c.turn.Load() != turn {
+		return true
+	}
+	if err != nil {
+		c.res.err = err
+	}
+	return false
+}
+
+// errHeaderTime are headers that took longer than HeaderTimeout.
+var errHeaderTime = errors.New("http1: the headers took too long")
+
+// handle calls the Handler.
+func (c *conn) handle(r *http.Request) (err error) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		err = errCut
+		if v != http.ErrAbortHandler { //nolint:errorlint // a panic's value is this very one
+			c.srv.Log.Error("http1: panic serving a request", "client", c.remote, "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
+	c.srv.Handler.ServeHTTP(&c.res, r)
+	return nil
+}
+
+// over ends the call, and reports whether the connection can carry another.
+func (c *conn) over() bool {
+	c.mu.Lock()
+	cancel, watch := c.cancel, c.watch
+	c.cancel, c.watch = nil, 0
+	c.mu.Unlock()
+	if watch != 0 {
+		c.srv.poller.forget(watch)
+	}
+	w := &c.res
+	if w.err == nil {
+		w.err = w.finish()
+	}
+	if cancel != nil {
+		cancel(nil)
+	}
+	if w.err != nil {
+		return false
+	}
+	if !c.body.drain() {
+		c.linger()
+		return false
+	}
+	return !w.close
+}
+
+// linger lets the client read the answer before the connection is closed.
+func (c *conn) linger() {
+	half, ok := c.rwc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || c.rwc.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, c.rwc, maxDrain) // whatever it is, it is not read
+}
+
+// request reads the headers of a request. What net/http's server asks of one beyond its
+// parser is asked here.
+func (c *conn) request() (*http.Request, error) {
+	if c.posted { // old clients send an empty line behind a body (RFC 9112, 2.2)
+		lines, _ := c.in.Peek(4) // the parser meets the error again
+		_, _ = c.in.Discard(len(lines) - len(bytes.TrimLeft(lines, "\r\n")))
+	}
+	c.left = int64(c.srv.MaxHeaderBytes) + readBuffer // what is read ahead may be the body's
+	r, err := http.ReadRequest(c.in)
+	if c.left == 0 && err != nil {
+		err = errHeaders
+	}
+	c.left = -1
+	if err != nil {
+		return nil, err
+	}
+	if err := valid(r); err != nil {
+		return nil, err
+	}
+	c.posted = r.Method == http.MethodPost
+	r.RemoteAddr, r.TLS = c.remote, c.tls
+	return r, nil
+}
+
+// badRequest is a request that is refused, and why.
+type badRequest struct {
+	code int
+	text string
+}
+
+// Error implements error.
+func (b badRequest) Error() string { return fmt.Sprintf("http1: %d %s", b.code, b.text) }
+
+// valid is what a request must be beyond what the parser wants.
+func valid(r *http.Request) error {
+	switch {
+	case r.ProtoMajor != 1:
+		return badRequest{http.StatusHTTPVersionNotSupported, "unsupported protocol version"}
+	case r.ProtoAtLeast(1, 1) && r.Host == "" && r.Method != http.MethodConnect:
+		return badRequest{http.StatusBadRequest, "missing required Host header"}
+	case !httpguts.ValidHostHeader(r.Host):
+		return badRequest{http.StatusBadRequest, "malformed Host header"}
+	}
+	for name, values := range r.Header {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return badRequest{http.StatusBadRequest, "invalid header name"}
+		}
+		for _, v := range values {
+			if !httpguts.ValidHeaderFieldValue(v) {
+				return badRequest{http.StatusBadRequest, "invalid header value"}
+			}
+		}
+	}
+	if e := r.Header.Get("Expect"); e != "" && !httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue") {
+		return badRequest{http.StatusExpectationFailed, "unknown expectation"}
+	}
+	return nil
+}
+
+// refuse answers what is no request, where somebody waits for an answer.
+func (c *conn) refuse(err error) {
+	var bad badRequest
+	var broken *net.OpError
+	switch {
+	case errors.As(err, &bad):
+	case errors.Is(err, errHeaders):
+		bad = badRequest{http.StatusRequestHeaderFieldsTooLarge, "the headers are too large"}
+	case errors.Is(err, errHeaderTime), errors.Is(err, io.EOF), errors.As(err, &broken), errors.Is(err, os.ErrDeadlineExceeded):
+		return
+	default: // the parser's error repeats what it has read, which may be a key
+		bad = badRequest{http.StatusBadRequest, "malformed HTTP request"}
+	}
+	c.allowWrite()
+	_, err = fmt.Fprintf(c.rwc, "HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s\n",
+		bad.code, http.StatusText(bad.code), len(bad.text)+1, bad.text)
+	c.writing.Store(0)
+	if err == nil {
+		c.linger()
+	}
+}
+
+func (c *conn) allowWrite() { c.writing.Store(c.srv.tick.Load() + ticks(c.srv.WriteTimeout)) }
+
+// write sends b.
+func (c *conn) write(b []byte) error {
+	c.allowWrite()
+	_, err := c.rwc.Write(b)
+	c.writing.Store(0)
+	return err
+}
+
+// body is the body of the request in hand.
+type body struct {
+	io.ReadCloser
+	conn   *conn
+	ended  bool // it was read to its end
+	long   bool // more than maxDrain
+	expect bool // the client waits for 100 Continue
+
+	from, to *http.Request // the parser's, which gets the trailers, and the handler's
+}
+
+// Read implements io.Reader.
+func (b *body) Read(p []byte) (int, error) {
+	if b.expect {
+		b.expect = false
+		if !b.conn.res.begun {
+			if err := b.conn.write([]byte("HTTP/1.1 100 Continue\r\n\r\n")); err != nil {
+				return 0, err
+			}
+		}
+	}
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		b.ended = true
+		b.to.Trailer = b.from.Trailer
+	}
+	return n, err
+}
+
+// Close implements io.Closer. The rest of the body is the connection's affair.
+func (b *body) Close() error { return nil }
+
+// drain reads what the handler left of the body, and reports whether that was all.
+func (b *body) drain() bool {
+	if b.ended {
+		return true
+	}
+	if b.expect || b.long { // whether the client sends it without 100 Continue is its choice
+		return false
+	}
+	c := b.conn
+	c.allow(c.srv.HeaderTimeout)
+	_, err := io.CopyN(io.Discard, b, maxDrain)
+	return c.until.Swap(0) != expired && errors.Is(err, io.EOF)
+}
