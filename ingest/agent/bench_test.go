@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
@@ -126,16 +127,22 @@ func newReal(t testing.TB, agents int, change func(*agent.Options)) *real {
 	}
 	r.issuer = agentauth.NewIssuer(r.store.Register, peppers)
 	by := authn.Principal{Subject: "bench", AllTenants: true, Scopes: authn.AllScopes}
-	for i := range agents {
-		id := tenant.ID(fmt.Sprintf("tenant-%d", i%benchTenants))
+	r.agents = make([]agentauth.Credential, agents)
+	var tenants errgroup.Group
+	for n := range min(agents, benchTenants) {
+		id := tenant.ID(fmt.Sprintf("tenant-%d", n))
 		if _, err := ring.Create(id); err != nil {
 			t.Fatal(err)
 		}
-		_, c, err := r.issuer.Create(t.Context(), by, id, fmt.Sprintf("agent %d", i))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.agents = append(r.agents, c)
+		tenants.Go(func() (err error) {
+			for i := n; i < agents && err == nil; i += benchTenants {
+				_, r.agents[i], err = r.issuer.Create(t.Context(), by, id, fmt.Sprintf("agent %d", i))
+			}
+			return err
+		})
+	}
+	if err := tenants.Wait(); err != nil {
+		t.Fatal(err)
 	}
 	return r
 }
@@ -269,27 +276,37 @@ func BenchmarkStreams(b *testing.B) {
 	}
 }
 
-func benchStreams(b *testing.B, pace time.Duration) {
-	r := newReal(b, benchAgents, nil)
-	ctx, cancel := context.WithCancel(b.Context())
-	defer cancel()
+// speakAll has every agent hold a stream and send over it, flat out or one frame each
+// pace. It returns when each of them has spoken; stop has them end.
+func (r *real) speakAll(t testing.TB, pace time.Duration) (l *load, stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
 	all := encodeSamples(benchSamples)
-	streams := r.connectAll(b, ctx)
-	l := &load{}
+	streams := r.connectAll(t, ctx)
+	l = &load{}
 	var agents sync.WaitGroup
 	for i, s := range streams {
 		agents.Go(func() {
 			if err := l.speak(ctx, s, all, 4, pace*time.Duration(i)/benchAgents, pace); err != nil && ctx.Err() == nil {
-				b.Error(err)
+				t.Error(err)
 			}
 		})
 	}
-	for l.frames.Load() < benchAgents { // every one has spoken
+	for l.frames.Load() < int64(len(streams)) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	l.mu.Lock()
 	l.delays = l.delays[:0]
 	l.mu.Unlock()
+	return l, func() {
+		cancel()
+		agents.Wait()
+	}
+}
+
+func benchStreams(b *testing.B, pace time.Duration) {
+	r := newReal(b, benchAgents, nil)
+	l, stop := r.speakAll(b, pace)
 	used, first, began := cpu(), l.frames.Load(), time.Now()
 	at := first
 	for b.Loop() {
@@ -300,15 +317,20 @@ func benchStreams(b *testing.B, pace time.Duration) {
 	took := time.Since(began)
 	frames := l.frames.Load() - first
 	used = cpu() - used
-	cancel()
-	agents.Wait()
+	stop()
 	n := float64(frames * benchSamples)
 	b.ReportMetric(n/took.Seconds(), "samples/s")
 	b.ReportMetric(float64(used.Microseconds())/n, "cpu-us/sample")
 	b.ReportMetric(float64(percentile(l.delays, 0.5).Microseconds())/1000, "p50-ms")
 	b.ReportMetric(float64(percentile(l.delays, 0.99).Microseconds())/1000, "p99-ms")
+	r.checkTaken(b)
+}
+
+// checkTaken wants everything to have been taken at once.
+func (r *real) checkTaken(t testing.TB) {
+	t.Helper()
 	if st := r.Stats(); st.DelayedFrames != 0 || st.UnavailableFrames != 0 || st.RefusedSamples != 0 {
-		b.Errorf("stats %+v", st)
+		t.Errorf("stats %+v", st)
 	}
 }
 

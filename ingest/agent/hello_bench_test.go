@@ -39,6 +39,9 @@ const (
 	lean = "lean"
 )
 
+// helloCallers of the agents say hello at once.
+const helloCallers = 250
+
 // helloJob is what a generator is to do.
 type helloJob struct {
 	Addr   string
@@ -245,58 +248,66 @@ func (h *h2Reader) frame() (*pb.GatewayFrame, error) {
 // and in neither CPU time. handshakes/s is what TLS alone makes of both CPUs in the
 // same run: the key exchange with ML-KEM is the most of a hello, on both sides.
 func BenchmarkHello(b *testing.B) {
-	const callers = 250
 	r := newReal(b, benchAgents, nil)
 	for _, way := range []string{lean, asAgents} {
-		b.Run("full/"+way, func(b *testing.B) { r.benchHello(b, helloJob{Way: way, Callers: callers}) })
-		b.Run("resumed/"+way, func(b *testing.B) { r.benchHello(b, helloJob{Way: way, Callers: callers, Resume: true}) })
+		b.Run("full/"+way, func(b *testing.B) { r.benchHello(b, helloJob{Way: way, Callers: helloCallers}) })
+		b.Run("resumed/"+way, func(b *testing.B) { r.benchHello(b, helloJob{Way: way, Callers: helloCallers, Resume: true}) })
 	}
-	b.Run("full/classic", func(b *testing.B) { r.benchHello(b, helloJob{Way: lean, Callers: callers, Classic: true}) })
+	b.Run("full/classic", func(b *testing.B) { r.benchHello(b, helloJob{Way: lean, Callers: helloCallers, Classic: true}) })
 	b.Run("tls_alone", r.benchHandshake)
 	b.Run("new_stream", func(b *testing.B) { r.benchStreamHello(b, 64) })
 }
 
 func (r *real) benchHello(b *testing.B, job helloJob) {
-	roots, err := os.ReadFile(r.cert)
-	if err != nil {
-		b.Fatal(err)
-	}
-	job.Addr, job.Roots, job.Hellos = r.addr, roots, int64(b.N)
-	for _, who := range r.agents {
-		job.Agents = append(job.Agents, who.Text())
-	}
-	input, err := json.Marshal(job)
-	if err != nil {
-		b.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		b.Fatal(err)
-	}
-	cmd := exec.CommandContext(b.Context(), self)
-	cmd.Env = append(os.Environ(), generatorEnv+"=1", "GOGC=400") // thousands of agents have as many heaps
-	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), os.Stderr
-	used, admitted, questions := cpu(), r.Stats().Admitted, r.store.questions.Load()
-	out, err := cmd.Output()
+	job.Hellos = int64(b.N)
+	used, questions := cpu(), r.store.questions.Load()
+	got := r.sayHello(b, job)
 	used = cpu() - used
-	if err != nil {
-		b.Fatal(err)
-	}
-	var got helloResult
-	if err := json.Unmarshal(out, &got); err != nil {
-		b.Fatal(err)
-	}
-	if n := r.Stats().Admitted - admitted; n != int64(b.N) {
-		b.Errorf("%d of %d were admitted", n, b.N)
-	}
-	if first := int64(min(job.Callers, b.N)); job.Resume && got.Resumed < int64(b.N)-first || !job.Resume && got.Resumed != 0 {
-		b.Errorf("%d of %d were resumed", got.Resumed, b.N)
-	}
 	n := float64(b.N)
 	b.ReportMetric(n/got.Took.Seconds(), "hellos/s")
 	b.ReportMetric(float64(used.Microseconds())/n, "gateway-us/hello")
 	b.ReportMetric(float64(got.CPU.Microseconds())/n, "agents-us/hello")
 	b.ReportMetric(float64(r.store.questions.Load()-questions)/n, "questions/hello")
+}
+
+// sayHello has agents in a process of their own say hello as often as the job has it,
+// and wants all of them to be admitted.
+func (r *real) sayHello(t testing.TB, job helloJob) (got helloResult) {
+	t.Helper()
+	roots, err := os.ReadFile(r.cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	job.Addr, job.Roots = r.addr, roots
+	for _, who := range r.agents {
+		job.Agents = append(job.Agents, who.Text())
+	}
+	input, err := json.Marshal(job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self)
+	cmd.Env = append(os.Environ(), generatorEnv+"=1", "GOGC=400") // thousands of agents have as many heaps
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), os.Stderr
+	admitted := r.Stats().Admitted
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(out, &got); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.Stats().Admitted - admitted; n != job.Hellos {
+		t.Errorf("%d of %d were admitted", n, job.Hellos)
+	}
+	if first := min(int64(job.Callers), job.Hellos); job.Resume && got.Resumed < job.Hellos-first || !job.Resume && got.Resumed != 0 {
+		t.Errorf("%d of %d were resumed", got.Resumed, job.Hellos)
+	}
+	return got
 }
 
 // benchHandshake is full handshakes and nothing else, both sides in one process.
