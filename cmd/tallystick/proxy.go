@@ -218,8 +218,8 @@ func (b *bookPricer) run(ctx context.Context) error {
 }
 
 // Price implements proxy.Pricer.
-func (b *bookPricer) Price(provider, model, tier string, at time.Time, used *tokens.Vector) (money.Pico, bool) {
-	r := b.book.Load().Price(&pricing.Usage{Provider: provider, Model: model, ServiceTier: tier, Tokens: *used, At: at.UnixNano()})
+func (b *bookPricer) Price(provider, model, region, tier string, at time.Time, used *tokens.Vector) (money.Pico, bool) {
+	r := b.book.Load().Price(&pricing.Usage{Provider: provider, Model: model, Region: region, ServiceTier: tier, Tokens: *used, At: at.UnixNano()})
 	return r.Cost, r.Priced
 }
 

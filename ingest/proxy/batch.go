@@ -139,7 +139,7 @@ func (r *results) event(ev *event.Event, l *usage.Line) {
 		ev.Tags = setTag(append([]event.Tag(nil), ev.Tags...), usageTag, why.String())
 	}
 	if x.wants && x.priced {
-		cost, ok := x.p.parts.Pricer.Price(ev.Provider, ev.Model, ev.ServiceTier, time.Unix(0, ev.OccurredAt), &ev.Tokens)
+		cost, ok := x.p.parts.Pricer.Price(ev.Provider, ev.Model, ev.Region, ev.ServiceTier, time.Unix(0, ev.OccurredAt), &ev.Tokens)
 		x.cost, x.priced = x.cost+cost, ok || ev.Tokens.Total() == 0
 	}
 }

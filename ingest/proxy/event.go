@@ -102,7 +102,7 @@ func (x *exchange) over(res usage.Result) bool {
 // price asks what the call cost, where somebody wants to know.
 func (x *exchange) price(ev *event.Event, tier string) {
 	if x.p.parts.Pricer != nil && (x.held != nil || x.wants) {
-		x.cost, x.priced = x.p.parts.Pricer.Price(ev.Provider, ev.Model, tier, x.started, &ev.Tokens)
+		x.cost, x.priced = x.p.parts.Pricer.Price(ev.Provider, ev.Model, ev.Region, tier, x.started, &ev.Tokens)
 	}
 }
 

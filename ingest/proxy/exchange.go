@@ -57,6 +57,7 @@ type exchange struct {
 	reserved int64  // bytes of body
 	prompt   []byte // the body again, to be counted where no usage is stated
 	queues   bool   // a background response is asked for
+	tier     string // the service tier that is asked for, where budgets want to know
 
 	upstream context.Context // of the provider's part
 	cancel   context.CancelCauseFunc
@@ -282,7 +283,7 @@ func (x *exchange) reserve(ctx context.Context) *refusal {
 		if x.call.MaxTokens == 0 {
 			v[tokens.Output] = defaultAnswer
 		}
-		estimate, _ = x.p.parts.Pricer.Price(x.call.Provider, x.call.Model, "", x.started, &v)
+		estimate = x.estimate(&v)
 	}
 	held, err := x.p.parts.Budgets.Reserve(ctx, &x.judged, estimate)
 	switch {
@@ -294,6 +295,19 @@ func (x *exchange) reserve(ctx context.Context) *refusal {
 	}
 	x.held = held
 	return nil
+}
+
+// estimate is what the tokens would cost in the tier that the request asks for, or, where
+// that has no price, in the standard one; 0 without a price.
+func (x *exchange) estimate(v *tokens.Vector) money.Pico {
+	price := func(tier string) (money.Pico, bool) {
+		return x.p.parts.Pricer.Price(x.call.Provider, x.call.Model, x.region(), tier, x.started, v)
+	}
+	cost, ok := price(x.tier)
+	if !ok && x.tier != "" {
+		cost, _ = price("")
+	}
+	return cost
 }
 
 // readBody takes the whole request, within its bounds.
@@ -358,7 +372,7 @@ func (x *exchange) readAsk() {
 	x.holdPrompt(b)
 	x.queues = x.to.call.Dialect == usage.OpenAIResponses && asksBackground(b)
 	if x.p.parts.Budgets != nil {
-		x.call.MaxTokens = answerLimit(b)
+		x.call.MaxTokens, x.tier = answerLimit(b)
 	}
 	if c := x.p.parts.Capture; c != nil && c.Digests(x.call.Tenant) {
 		x.tags = appendDigests(x.tags, x.p.parts.Digester, x.call.Tenant, b)

@@ -15,7 +15,7 @@ func FuzzPrompt(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if answerLimit(body) < 0 {
+		if limit, _ := answerLimit(body); limit < 0 {
 			t.Error("a negative limit")
 		}
 		text := normalPrompt(body)

@@ -127,8 +127,9 @@ type Capture interface {
 
 // Pricer prices a call with the book in force. It must not wait.
 type Pricer interface {
-	// Price is what the tokens cost; ok is false where the book has no price.
-	Price(provider, model, tier string, at time.Time, used *tokens.Vector) (cost money.Pico, ok bool)
+	// Price is what the tokens cost in a region ("" is unknown) and service tier ("" is
+	// standard); ok is false where the book has no price.
+	Price(provider, model, region, tier string, at time.Time, used *tokens.Vector) (cost money.Pico, ok bool)
 }
 
 // Sink takes the events of calls. *ingest.Edge over a spool is one.

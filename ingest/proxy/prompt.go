@@ -125,8 +125,8 @@ func walk(body []byte, field func(key string, value json.RawMessage)) error {
 }
 
 // answerLimit is how many tokens the request lets the answer have, 0 where it does
-// not say.
-func answerLimit(body []byte) (limit int64) {
+// not say, and the service tier that it asks for, "" where that is the standard one.
+func answerLimit(body []byte) (limit int64, tier string) {
 	var ask struct {
 		MaxTokens           int64 `json:"max_tokens"`
 		MaxCompletionTokens int64 `json:"max_completion_tokens"`
@@ -137,9 +137,14 @@ func answerLimit(body []byte) (limit int64) {
 		InferenceConfig struct {
 			MaxTokens int64 `json:"maxTokens"`
 		} `json:"inferenceConfig"`
+		ServiceTier any `json:"service_tier"` // a text where it is one that we know
 	}
 	if json.Unmarshal(body, &ask) != nil {
-		return 0 // the provider will say what is wrong with it
+		return 0, "" // the provider will say what is wrong with it
 	}
-	return max(ask.MaxTokens, ask.MaxCompletionTokens, ask.MaxOutputTokens, ask.GenerationConfig.MaxOutputTokens, ask.InferenceConfig.MaxTokens, 0)
+	asked, _ := ask.ServiceTier.(string)
+	if tier, _ = serviceTier(asked); tier == "batch" {
+		tier = "" // none that is answered at once is billed so, whatever it asks for
+	}
+	return max(ask.MaxTokens, ask.MaxCompletionTokens, ask.MaxOutputTokens, ask.GenerationConfig.MaxOutputTokens, ask.InferenceConfig.MaxTokens, 0), tier
 }

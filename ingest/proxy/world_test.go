@@ -103,7 +103,7 @@ func (keys) ProviderKey(_ context.Context, _ tenant.ID, provider string) (proxy.
 // flat prices every token the same.
 type flat struct{}
 
-func (flat) Price(_, model, _ string, _ time.Time, used *tokens.Vector) (money.Pico, bool) {
+func (flat) Price(_, model, _, _ string, _ time.Time, used *tokens.Vector) (money.Pico, bool) {
 	if model == "unpriced" {
 		return 0, false
 	}
