@@ -52,7 +52,7 @@ func TestPricedByRegionAndTier(t *testing.T) {
 		{`,"service_tier":"auto"`, `,"service_tier":"priority"`, 10, []string{"/", "/priority"}},
 		{`,"service_tier":"priority"`, ``, 10, []string{"/priority", "/", "/"}}, // it has no price
 		{`,"service_tier":"batch"`, ``, 10, []string{"/", "/"}},
-		{`,"service_tier":{"type":"flex"}`, ``, 10, []string{"/", "/"}},         // no text
+		{`,"service_tier":{"type":"flex"}`, ``, 10, []string{"/", "/"}}, // no text
 	} {
 		prices, budgets := &askedPrices{rates: map[string]money.Pico{"": 10, "flex": 5, "batch": 5}}, &reserved{}
 		w := newWorld(t, func(rw http.ResponseWriter, _ *http.Request) {
