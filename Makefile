@@ -198,17 +198,17 @@ bench/gateways/short: build ## the same for a few seconds: shows that it runs, n
 	@deploy/clients/install litellm ../gateways
 	@$(BIN) bench gateways --short
 
-# What the gateway of agents reaches; with more flags for `go test` behind a comma.
-agents = mkdir -p bin; go test -vet=off -ldflags=-w -count=1 -timeout 5m -run '^$$' -bench '^BenchmarkAgents$$' -benchtime 1x $(1) ./ingest/agent >bin/agents.log 2>&1 \
+# What the gateway of agents reaches: full or short.
+agents = mkdir -p bin; go test -vet=off -ldflags=-w -count=1 -timeout 5m -run '^$$' -bench '^BenchmarkAgents$$/^$(1)$$' -benchtime 1x ./ingest/agent >bin/agents.log 2>&1 \
   || { cat bin/agents.log; exit 1; }; grep '^agents:' bin/agents.log
 
 .PHONY: bench/agents
 bench/agents: engines ## measure the gateway of GPU agents: 2,000 streams, hellos, a reconnect storm that must lose nothing
-	@$(call agents)
+	@$(call agents,full)
 
 .PHONY: bench/agents/short
 bench/agents/short: engines ## the same for a few seconds: the storm is whole, the rates show only that it runs
-	@$(call agents,-short)
+	@$(call agents,short)
 
 ## Care
 
