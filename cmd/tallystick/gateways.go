@@ -16,5 +16,6 @@ func (a *app) openGateways() (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: otlp.billed_elsewhere: %w", config.ErrInvalid, err)
 	}
+	a.gateways.Metered = a.metering.calls
 	return nil
 }

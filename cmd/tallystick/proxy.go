@@ -17,6 +17,7 @@ import (
 
 	"github.com/tallystick/tallystick/api"
 	"github.com/tallystick/tallystick/ingest"
+	"github.com/tallystick/tallystick/ingest/otlp"
 	"github.com/tallystick/tallystick/ingest/proxy"
 	"github.com/tallystick/tallystick/internal/config"
 	"github.com/tallystick/tallystick/internal/egress"
@@ -65,6 +66,7 @@ type metering struct {
 	proxy *proxy.Proxy
 	log   *spool.Log
 	addr  string
+	calls *otlp.Metered // for the OTLP of this process
 }
 
 // proxyInFlight is how many calls may submit their events at once: they share the
@@ -101,6 +103,8 @@ func (a *app) startProxy(ctx context.Context, tlsConfig *tls.Config) error {
 	if err != nil {
 		return err
 	}
+	a.metering.calls = otlp.NewMetered(time.Now)
+	parts.Metered = a.metering.calls
 	p, err := proxy.New(parts, proxy.Options{
 		ProducerID: a.proxyID(), Providers: providers, FailOpen: a.cfg.Proxy.FailOpen,
 		MaxBodyBytes: a.cfg.Proxy.MaxBodyBytes, MaxCalls: a.cfg.Proxy.MaxCalls, Logger: a.log,

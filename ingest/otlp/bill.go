@@ -1,6 +1,9 @@
 package otlp
 
-import "github.com/tallystick/tallystick/ingest"
+import (
+	"github.com/tallystick/tallystick/ingest"
+	"github.com/tallystick/tallystick/ingest/event"
+)
 
 // Values of the attribute tallystick.bill, by which a source says what of its
 // telemetry it is billed by.
@@ -37,7 +40,18 @@ func (b *batch) throughGateway(f *facts) bool {
 	if f.text[proxyEvent] == "" && !b.gateways.has(f.text[serverAddress], f.num[serverPort], b.peer) && !b.gateways.hasURL(f.text[baseURL], b.peer) {
 		return false
 	}
-	b.warn("calls through the metering proxy, or another gateway of otlp.billed_elsewhere, are not counted again")
+	b.warn(throughGateway)
+	return true
+}
+
+const throughGateway = "calls through the metering proxy, or another gateway of otlp.billed_elsewhere, are not counted again"
+
+// metered says whether the proxy beside us has made the event of the call already.
+func (b *batch) metered(e *event.Event) bool {
+	if !b.gateways.Metered.has(e) {
+		return false
+	}
+	b.warn(throughGateway)
 	return true
 }
 

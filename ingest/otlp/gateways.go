@@ -14,6 +14,9 @@ import (
 // that its call went there is of a call that has an event already. The zero value has
 // none.
 type Gateways struct {
+	// Metered remembers the calls of the proxy in this process; nil where there is none.
+	Metered *Metered
+
 	named []gateway
 	local int64 // port on this machine where the metering proxy listens; 0 is none
 }

@@ -73,6 +73,10 @@ func (b *batch) record(t *tool, find map[string]int, r *logspb.LogRecord, rl *lo
 	}
 	e.ID = event.DerivedID(b.tenant, "otlp/"+t.name, upstream, end, e.Model, &e.Tokens, f.num[sequence])
 	b.attribute(&e, &f)
+	if b.metered(&e) {
+		b.elsewhere++
+		return
+	}
 	b.events = append(b.events, e)
 }
 

@@ -45,7 +45,7 @@ func (b *batch) spans(data []*tracepb.ResourceSpans) {
 		}
 	}
 	for _, c := range outermostRemoved(calls, parents) {
-		if c.elsewhere {
+		if c.elsewhere || b.metered(&c.event) {
 			b.elsewhere++
 			continue
 		}

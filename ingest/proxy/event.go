@@ -90,6 +90,9 @@ func (x *exchange) settle(resp *http.Response, readErr error) error {
 	if x.to.call.Dialect != usage.None {
 		x.price(ev, tier) // else nobody knows what it cost
 	}
+	if m := x.p.parts.Metered; m != nil {
+		m.Note(ev, res.RequestID, res.ID)
+	}
 	return x.keep(ev)
 }
 

@@ -138,6 +138,15 @@ type Sink interface {
 	Submit(ctx context.Context, who authn.Principal, events []event.Event) (ingest.Outcome, error)
 }
 
+// Metered is told of each answered call before its response ends, so that whoever hears
+// of the call from its client, which is later, can know that it has its event. Called by
+// many goroutines; it must not wait.
+type Metered interface {
+	// Note gives the call's event and the provider's ids of it in a header and in the
+	// body; either may be "". The event is the proxy's again when it returns.
+	Note(ev *event.Event, header, body string)
+}
+
 // Room says whether the spool can take the events of the calls that would begin
 // now. Asked once per call; it must not wait.
 type Room interface {

@@ -53,15 +53,16 @@ type Parts struct {
 	Room Room
 	// Keys are the providers' keys.
 	Keys Keys
-	// Rules, Switch, Limits, Budgets, Capture and Pricer may each be nil: the caller
-	// says whom a call is for, and nothing is killed, limited, reserved, digested or
-	// priced then.
+	// Rules, Switch, Limits, Budgets, Capture, Pricer and Metered may each be nil: the
+	// caller says whom a call is for, and nothing is killed, limited, reserved, digested,
+	// priced or told then.
 	Rules   Rules
 	Switch  Switch
 	Limits  Limits
 	Budgets Budgets
 	Capture Capture
 	Pricer  Pricer
+	Metered Metered
 	// Digester computes digests for Capture; nil exactly when Capture is.
 	Digester Digester
 	// Upstream sends requests to the providers of Options, Foreign those to a base

@@ -2,6 +2,7 @@ package clients
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -83,8 +84,9 @@ func (p *talker) note(u used) {
 }
 
 // The OpenAI SDK under OpenTelemetry's instrumentation, and LiteLLM's proxy with its
-// generic callback, report to us. The ledger has each call once, with the tokens that
-// the provider stated, and no text that was planted in a prompt, an answer or an error.
+// generic callback, report to us, some of their calls through the metering proxy. The
+// ledger has each call once, with the tokens that the provider stated, and no text that
+// was planted in a prompt, an answer or an error.
 func TestClientsTelemetry(t *testing.T) {
 	if !wanted() {
 		t.Log("make test/clients runs it")
@@ -102,12 +104,18 @@ func TestClientsTelemetry(t *testing.T) {
 	runPython(t, s, "otel", []string{"SEMCONV=gen_ai_latest_experimental"}, otel, server.URL, "http://"+otlpGRPC, "grpc", fmt.Sprint(calls))
 	lite, key := startLiteLLM(t, s, server.URL)
 	for i := range calls {
-		callLiteLLM(t, lite, key, i)
+		callLiteLLM(t, lite, key, "", i)
 	}
-	entries := s.awaitEntries(t, 3*calls)
-	checkTelemetry(t, provider, entries, 3*calls)
+
+	s.must(t, http.MethodPost, "/v1/providers/keys", map[string]any{"tenant_id": tenantID, "provider": "openai", "base_url": server.URL, "value": "sk-test"}, nil)
+	runPython(t, s, "otel", []string{"PROVIDER_KEY=" + s.token}, otel, s.proxy+"/openai", "http://"+otlpHTTP, "http", fmt.Sprint(calls))
+	for i := range calls {
+		callLiteLLM(t, lite, key, "metered-", i)
+	}
+	entries := s.awaitEntries(t, 5*calls)
+	checkTelemetry(t, provider, entries, 5*calls)
 	leaks := planted(t, s)
-	fmt.Printf("clients: telemetry_calls=%d entries=%d otlp=%d litellm=%d leaks=%d\n", provider.calls, len(entries), 2*calls, calls, leaks)
+	fmt.Printf("clients: telemetry_calls=%d entries=%d otlp=%d litellm=%d also_proxied=%d leaks=%d\n", provider.calls, len(entries), 3*calls, 2*calls, 2*calls, leaks)
 }
 
 // checkTelemetry holds the ledger against what the provider answered.
@@ -167,7 +175,7 @@ func startLiteLLM(t *testing.T, s *stack, provider string) (url, key string) {
 	cmd := exec.Command(filepath.Join(here, "venv", "litellm", "bin", "litellm"), //nolint:gosec // of this repository
 		"--config", filepath.Join(here, "litellm", "config.yaml"), "--host", "127.0.0.1", "--port", port)
 	key = "sk-" + rand.Text() + rand.Text()
-	cmd.Env = append(os.Environ(), "LITELLM_MASTER_KEY="+key, "PROVIDER_URL="+provider+"/v1", "NO_PROXY=127.0.0.1", "LITELLM_LOCAL_MODEL_COST_MAP=True", "LITELLM_TELEMETRY=False",
+	cmd.Env = append(os.Environ(), "LITELLM_MASTER_KEY="+key, "PROVIDER_URL="+provider+"/v1", "PROXY_URL="+s.proxy+"/openai/v1", "PROXY_KEY="+s.token, "NO_PROXY=127.0.0.1", "LITELLM_LOCAL_MODEL_COST_MAP=True", "LITELLM_TELEMETRY=False",
 		"GENERIC_LOGGER_ENDPOINT="+s.url+"/v1/callbacks/litellm", "GENERIC_LOGGER_HEADERS=Authorization=Bearer "+s.token)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it has children of its own
@@ -195,12 +203,12 @@ func startLiteLLM(t *testing.T, s *stack, provider string) (url, key string) {
 	return url, key
 }
 
-// callLiteLLM makes the i-th call through LiteLLM.
-func callLiteLLM(t *testing.T, url, key string, i int) {
+// callLiteLLM makes the i-th call through LiteLLM; way is "" or "metered-".
+func callLiteLLM(t *testing.T, url, key, way string, i int) {
 	t.Helper()
-	model := "fast"
-	if i%4 == 3 {
-		model = "fails"
+	model, fails := strings.TrimSuffix(cmp.Or(way, "fast"), "-"), i%4 == 3
+	if fails {
+		model = way + "fails"
 	}
 	body, err := json.Marshal(map[string]any{
 		"model": model, "stream": i%4 == 1, "messages": []map[string]string{{"role": "user", "content": fmt.Sprint("planted-prompt-", i)}},
@@ -221,7 +229,7 @@ func callLiteLLM(t *testing.T, url, key string, i int) {
 	}
 	defer resp.Body.Close()
 	var answer bytes.Buffer
-	if _, err := answer.ReadFrom(resp.Body); err != nil || (resp.StatusCode == http.StatusOK) != (model == "fast") {
+	if _, err := answer.ReadFrom(resp.Body); err != nil || (resp.StatusCode == http.StatusOK) == fails {
 		t.Fatalf("call %d: %d %s %v", i, resp.StatusCode, answer.Bytes(), err)
 	}
 }

@@ -1,7 +1,7 @@
 """Makes calls with the OpenAI SDK under OpenTelemetry's instrumentation.
 
 Usage: emit.py PROVIDER_URL OTLP_ENDPOINT grpc|http CALLS. The token is in
-TALLYSTICK_TOKEN. Content capture is on: prompts and answers are sent, as users who
+TALLYSTICK_TOKEN, the provider's key in PROVIDER_KEY. Content capture is on: prompts and answers are sent, as users who
 debug send them. Spans are exported twice, as after an answer that got lost.
 """
 
@@ -55,7 +55,9 @@ OpenAIInstrumentor().instrument(tracer_provider=tracing, meter_provider=metering
 
 import openai  # noqa: E402
 
-client = openai.OpenAI(base_url=provider + "/v1", api_key="sk-test", max_retries=0)
+client = openai.OpenAI(
+    base_url=provider + "/v1", api_key=os.environ.get("PROVIDER_KEY", "sk-test"), max_retries=0, default_headers={"X-Tallystick-Team": "telemetry"}
+)
 with tracing.get_tracer("app").start_as_current_span("a request of the application"):
     for n in range(calls):
         messages = [{"role": "user", "content": f"planted-prompt-{protocol}-{n}"}]
