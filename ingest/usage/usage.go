@@ -196,7 +196,7 @@ func (m *Meter) names(r *Result) {
 		r.Tier = "batch"
 	}
 	r.Finish = m.seen.names[nameFinish].String()
-	r.ErrorType = m.seen.names[nameError].String()
+	r.ErrorType = errorName(m.seen.names[nameError].String())
 }
 
 // requestIDHeaders are where providers put the id of the HTTP request.
