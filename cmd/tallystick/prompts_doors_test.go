@@ -65,24 +65,28 @@ func shaped(k int) string {
 	return quoted(text)
 }
 
+// otlpAttribute is an attribute in OTLP's JSON.
+func otlpAttribute(key, value string) string {
+	return fmt.Sprintf(`{"key":%q,"value":{%s}}`, key, value)
+}
+
 // traces sends spans of calls with prompts where instrumentations put them.
 func (w *promptsWorld) traces(from, n int) {
-	attribute := func(key, value string) string { return fmt.Sprintf(`{"key":%q,"value":{%s}}`, key, value) }
 	w.batches(from, n, func(k int) string {
 		text := `"stringValue":` + shaped(k)
 		attributes := []string{
-			attribute("gen_ai.operation.name", `"stringValue":"chat"`), attribute("gen_ai.provider.name", `"stringValue":"openai"`),
-			attribute("gen_ai.response.model", `"stringValue":"gpt-4o-mini"`), attribute("gen_ai.usage.input_tokens", `"intValue":"9"`),
-			attribute("gen_ai.usage.output_tokens", `"intValue":"4"`), attribute("gen_ai.prompt", text), attribute("gen_ai.completion.0.content", text),
-			attribute("gen_ai.input.messages", `"arrayValue":{"values":[{`+text+`}]}`), attribute("input.value", text), attribute("exception.message", text),
-			attribute("metadata", `"stringValue":`+quoted(`{"prompt":`+shaped(k)+`}`)), `{"key":` + shaped(k) + `,"value":{` + text + `}}`,
+			otlpAttribute("gen_ai.operation.name", `"stringValue":"chat"`), otlpAttribute("gen_ai.provider.name", `"stringValue":"openai"`),
+			otlpAttribute("gen_ai.response.model", `"stringValue":"gpt-4o-mini"`), otlpAttribute("gen_ai.usage.input_tokens", `"intValue":"9"`),
+			otlpAttribute("gen_ai.usage.output_tokens", `"intValue":"4"`), otlpAttribute("gen_ai.prompt", text), otlpAttribute("gen_ai.completion.0.content", text),
+			otlpAttribute("gen_ai.input.messages", `"arrayValue":{"values":[{`+text+`}]}`), otlpAttribute("input.value", text), otlpAttribute("exception.message", text),
+			otlpAttribute("metadata", `"stringValue":`+quoted(`{"prompt":`+shaped(k)+`}`)), `{"key":` + shaped(k) + `,"value":{` + text + `}}`,
 		}
 		now := time.Now().UnixNano()
 		return fmt.Sprintf(`{"traceId":"%032x","spanId":"%016x","name":%s,"traceState":%s,"startTimeUnixNano":"%d","endTimeUnixNano":"%d","status":{"code":2,"message":%s},`+
 			`"attributes":[%s],"events":[{"name":%s,"attributes":[%s]}]}`,
-			k+1, k+1, shaped(k), shaped(k), now-1e9, now, shaped(k), strings.Join(attributes, ","), shaped(k), attribute("gen_ai.event.content", text))
+			k+1, k+1, shaped(k), shaped(k), now-1e9, now, shaped(k), strings.Join(attributes, ","), shaped(k), otlpAttribute("gen_ai.event.content", text))
 	}, func(_ int, spans []string) {
-		body := `{"resourceSpans":[{"resource":{"attributes":[` + attribute("service.name", `"stringValue":"app"`) + `,` + attribute("prompt", `"stringValue":`+shaped(from)) +
+		body := `{"resourceSpans":[{"resource":{"attributes":[` + otlpAttribute("service.name", `"stringValue":"app"`) + `,` + otlpAttribute("prompt", `"stringValue":`+shaped(from)) +
 			`]},"scopeSpans":[{"scope":{"name":` + shaped(from) + `},"spans":[` + strings.Join(spans, ",") + `]}]}]}`
 		if code := w.deliver("/v1/traces", "application/json", body); code != http.StatusOK {
 			w.t.Fatalf("traces: %d", code)

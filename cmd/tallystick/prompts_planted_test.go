@@ -27,7 +27,7 @@ import (
 )
 
 // plantedPayloads is how many payloads with a fragment of a prompt are sent.
-const plantedPayloads = 10_000
+const plantedPayloads = 12_000
 
 // seed is a word in every fragment. It is made of letters that no compression
 // shortens and nothing else contains; control is such a word in what may be kept.
@@ -63,29 +63,31 @@ func forms(word string) (list [][]byte) {
 // promptsWorld is a server with every front door, and the provider behind its proxy.
 type promptsWorld struct {
 	*plantedWorld
-	proxy    string
-	provider *httptest.Server
-	logs     string // the operator's directory of Bedrock logs
-	sent     atomic.Int64
-	doors    map[string]int
+	proxy              string
+	provider           *httptest.Server
+	logs               string   // the operator's directory of Bedrock logs
+	files              sync.Map // the provider's files of batches, by their path
+	grpc, otlp, agents string   // addresses of the ports of gRPC
+	sent               atomic.Int64
+	doors              map[string]int
 }
 
-// TestPlantedPromptsStandNowhere sends ten thousand payloads with fragments of
+// TestPlantedPromptsStandNowhere sends twelve thousand payloads with fragments of
 // prompts, whole, escaped, in base64, split over chunks, in headers, metadata,
 // traces and errors, through every front door of a whole server, and searches
 // every file and every record that it leaves behind, and what it said.
 func TestPlantedPromptsStandNowhere(t *testing.T) {
-	addrs, err := freeAddrs(1)
+	addrs, err := freeAddrs(4)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &promptsWorld{plantedWorld: &plantedWorld{t: t}, proxy: "http://" + addrs[0], logs: engineTempDir(t), doors: map[string]int{}}
+	w := &promptsWorld{plantedWorld: &plantedWorld{t: t}, proxy: "http://" + addrs[0], logs: engineTempDir(t), doors: map[string]int{}, grpc: addrs[1], otlp: addrs[2], agents: addrs[3]}
 	w.provider = httptest.NewServer(http.HandlerFunc(w.provide))
 	t.Cleanup(w.provider.Close)
 	w.faultServer = startFaultServer(t, func(s *smokeServer) {
 		s.args = append(s.args, "--proxy-listen", addrs[0], "--providers-private-networks", "--proxy-digests",
 			"--bedrock-directory", w.logs, "--bedrock-interval-seconds", "1", "--log-level", "debug",
-			"--otlp-grpc-listen", "", "--otlp-http-listen", "", "--agents-listen", "")
+			"--grpc-listen", addrs[1], "--otlp-grpc-listen", addrs[2], "--otlp-http-listen", "", "--agents-listen", addrs[3])
 	})
 	w.api = &ledgerAPI{client.New(w.url(), w.token)}
 	t.Cleanup(w.api.Close)
@@ -102,6 +104,7 @@ func TestPlantedPromptsStandNowhere(t *testing.T) {
 	}{
 		{"native", 2000, w.native}, {"bedrock upload", 2000, w.upload}, {"bedrock directory", 2000, w.directory}, {"proxy", 2000, w.calls},
 		{"otlp", 1200, w.traces}, {"litellm", 600, w.litellm}, {"cloud events", 200, w.cloudEvents},
+		{"otlp logs", 400, w.logRecords}, {"otlp by gRPC", 500, w.binary}, {"gRPC", 400, w.messages}, {"batch results", 600, w.batchResults}, {"agent", 100, w.samples},
 	}
 	from := 0
 	for _, d := range doors {
@@ -112,8 +115,8 @@ func TestPlantedPromptsStandNowhere(t *testing.T) {
 	if from != plantedPayloads || w.sent.Load() != plantedPayloads {
 		t.Fatalf("%d payloads were planned and %d sent, want %d", from, w.sent.Load(), plantedPayloads)
 	}
-	// What may be kept was: all but half of the native ones and of the cloud events.
-	w.drain(int64(plantedPayloads - 2000/2 - 200/2))
+	// What may be kept was: all but half of the native ones, by both ways, and of the cloud events. An agent's are no calls.
+	w.drain(int64(plantedPayloads - 2000/2 - 200/2 - 400/2 - 100))
 	leaks := w.search()
 	t.Logf("searched after %v", w.doors)
 	fmt.Printf("edge: leaks=%d payloads=%d\n", leaks, from)
@@ -301,6 +304,9 @@ func (w *promptsWorld) call(k int) {
 // chunks split them, in an error, and in a stream that breaks off.
 func (w *promptsWorld) provide(rw http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body)
+	if w.provideFile(rw, r) {
+		return
+	}
 	text := quoted(fragment(0))
 	rw.Header().Set("X-Echo", seed)
 	switch r.Header.Get("X-Test-Case") {
@@ -367,7 +373,7 @@ func (w *promptsWorld) search() (leaks int) {
 	}
 	records := w.searchTopics(look)
 	// The search means something where it finds what may be kept.
-	for _, place := range []string{"postgres", "clickhouse", "topic events", "topic entries"} {
+	for _, place := range []string{"postgres", "clickhouse", "topic events", "topic entries", "topic telemetry"} {
 		if !places[place] {
 			w.t.Errorf("%s does not hold what it may hold: the search means nothing", place)
 		}
