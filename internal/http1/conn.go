@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -91,6 +90,25 @@ func (c *conn) serve() {
 	c.loop()
 }
 
+// guard runs what has the connection. Where that panics, or ends its goroutine, the
+// connection ends, and nothing else.
+func (c *conn) guard(run func()) {
+	turn, returned := c.turn.Load(), false
+	defer func() {
+		if returned {
+			return
+		}
+		c.srv.panicked(c.remote, recover())
+		if c.turn.Load() == turn { // else somebody else has it
+			c.res.err = errCut
+			c.over()
+			c.close()
+		}
+	}()
+	run()
+	returned = true
+}
+
 // handshake reports whether the connection stays here.
 func (c *conn) handshake() bool {
 	secure := tls.Server(c.rwc, c.srv.TLSConfig)
@@ -160,13 +178,14 @@ func (c *conn) Read(p []byte) (int, error) {
 // errHeaders are headers beyond MaxHeaderBytes.
 var errHeaders = errors.New("http1: the headers are too large")
 
-// allow bounds what is read from now on. 0 is no bound.
-func (c *conn) allow(d time.Duration) {
+// allow bounds what is read from now on; 0 is no bound. It reports that the bound before
+// has passed: nothing can be read any more then.
+func (c *conn) allow(d time.Duration) (late bool) {
 	at := int64(0)
 	if d > 0 {
 		at = c.srv.tick.Load() + ticks(d)
 	}
-	c.until.Store(at)
+	return c.until.Swap(at) == expired
 }
 
 // look is the sweep's, and called by it only.
@@ -211,7 +230,7 @@ func (c *conn) cut(cause error) {
 	c.raw.Close()
 }
 
-// await waits for the next request to begin.
+// await waits for the next request to begin, and bounds the reading of its headers.
 func (c *conn) await() bool {
 	if c.in == nil {
 		c.in = readers.Get().(*bufio.Reader)
@@ -228,15 +247,14 @@ func (c *conn) await() bool {
 	}
 	_, err := c.in.Peek(begins)
 	c.idle.Store(false)
-	return err == nil
+	return err == nil && !c.allow(c.srv.HeaderTimeout)
 }
 
 // call reads a request and has it answered. It reports whether the response was parked.
 func (c *conn) call(turn int64) (parked bool) {
 	c.served = true
-	c.allow(c.srv.HeaderTimeout)
 	r, err := c.request()
-	if c.until.Swap(0) == expired {
+	if c.allow(0) {
 		err = errHeaderTime
 	}
 	c.res.reset(c, r)
@@ -251,7 +269,9 @@ func (c *conn) call(turn int64) (parked bool) {
 	c.mu.Unlock()
 	c.res.cancel = cancel
 	own := r.WithContext(ctx)
-	c.body.from, c.body.to = r, own
+	if !c.body.ended {
+		c.body.from, c.body.to = r, own
+	}
 	err = c.handle(own)
 	if c.turn.Load() != turn {
 		return true
@@ -268,13 +288,9 @@ var errHeaderTime = errors.New("http1: the headers took too long")
 // handle calls the Handler.
 func (c *conn) handle(r *http.Request) (err error) {
 	defer func() {
-		v := recover()
-		if v == nil {
-			return
-		}
-		err = errCut
-		if v != http.ErrAbortHandler { //nolint:errorlint // a panic's value is this very one
-			c.srv.Log.Error("http1: panic serving a request", "client", c.remote, "panic", v, "stack", string(debug.Stack()))
+		if v := recover(); v != nil {
+			err = errCut
+			c.srv.panicked(c.remote, v)
 		}
 	}()
 	c.srv.Handler.ServeHTTP(&c.res, r)
@@ -298,6 +314,9 @@ func (c *conn) over() bool {
 		cancel(nil)
 	}
 	if w.err != nil {
+		if w.framing == untilClose {
+			c.breakOff()
+		}
 		return false
 	}
 	if !c.body.drain() {
@@ -307,13 +326,26 @@ func (c *conn) over() bool {
 	return !w.close
 }
 
-// linger lets the client read the answer before the connection is closed.
+// breakOff closes the connection in a way that its client does not take for the end of
+// a response: neither a FIN nor a close_notify of TLS is sent.
+func (c *conn) breakOff() {
+	if tcp, ok := c.raw.(interface{ SetLinger(sec int) error }); ok {
+		_ = tcp.SetLinger(0) // of a connection that is closed
+	}
+	c.raw.Close()
+}
+
+// linger lets the client read the answer before the connection is closed. Of a client
+// that goes on sending no more is read than there is to gain.
 func (c *conn) linger() {
+	end := time.Now().Add(lingerTime)
 	half, ok := c.rwc.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil || c.rwc.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+	if !ok || half.CloseWrite() != nil || c.rwc.SetReadDeadline(end) != nil {
 		return
 	}
-	_, _ = io.CopyN(io.Discard, c.rwc, maxDrain) // whatever it is, it is not read
+	if _, err := io.CopyN(io.Discard, c.rwc, maxDrain); err == nil { // whatever it is, it is not read
+		time.Sleep(time.Until(end))
+	}
 }
 
 // request reads the headers of a request. What net/http's server asks of one beyond its
@@ -349,7 +381,8 @@ type badRequest struct {
 // Error implements error.
 func (b badRequest) Error() string { return fmt.Sprintf("http1: %d %s", b.code, b.text) }
 
-// valid is what a request must be beyond what the parser wants.
+// valid is what a request must be beyond what the parser wants. Of a request whose target
+// is a whole URL the parser leaves the target's host, and nobody asks for another.
 func valid(r *http.Request) error {
 	switch {
 	case r.ProtoMajor != 1:
@@ -415,7 +448,7 @@ type body struct {
 	long   bool // more than maxDrain
 	expect bool // the client waits for 100 Continue
 
-	from, to *http.Request // the parser's, which gets the trailers, and the handler's
+	from, to *http.Request // the parser's, which gets the trailers, and the handler's; nil once it ended
 }
 
 // Read implements io.Reader.
@@ -429,9 +462,10 @@ func (b *body) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := b.ReadCloser.Read(p)
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) && !b.ended {
 		b.ended = true
 		b.to.Trailer = b.from.Trailer
+		b.from, b.to = nil, nil // the connection may be idle for long
 	}
 	return n, err
 }
@@ -450,5 +484,5 @@ func (b *body) drain() bool {
 	c := b.conn
 	c.allow(c.srv.HeaderTimeout)
 	_, err := io.CopyN(io.Discard, b, maxDrain)
-	return c.until.Swap(0) != expired && errors.Is(err, io.EOF)
+	return !c.allow(0) && errors.Is(err, io.EOF)
 }

@@ -3,6 +3,7 @@ package http1
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"sync"
 	"syscall"
@@ -47,7 +48,7 @@ func newPoller() (*poller, error) {
 }
 
 // watch calls gone when the other side of c has closed it. The id is for forget, and 0
-// where nobody watches.
+// where nobody watches, as when the system has no room for another socket.
 func (p *poller) watch(c syscall.RawConn, gone func()) uint64 {
 	p.mu.Lock()
 	if p.waits == nil {
@@ -58,8 +59,12 @@ func (p *poller) watch(c syscall.RawConn, gone func()) uint64 {
 	id := p.next
 	p.waits[id] = waiter{wake: gone}
 	p.mu.Unlock()
-	if p.register(c, id, unix.EPOLLRDHUP) != nil {
-		p.fire(id) // it is closed
+	switch err := p.register(c, id, unix.EPOLLRDHUP); {
+	case errors.Is(err, net.ErrClosed):
+		p.fire(id)
+	case err != nil:
+		p.forget(id)
+		return 0
 	}
 	return id
 }

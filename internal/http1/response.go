@@ -33,9 +33,10 @@ const (
 	untilClose
 )
 
-// Response is the http.ResponseWriter of one call. It is its handler's until that
-// returns, or, once it is parked, of whoever resumes it until End. What is written is
-// sent when the handler flushes or returns, or when there is much of it.
+// Response is the http.ResponseWriter of one call. It and the request's body are its
+// handler's until that returns, or, once it is parked, of whoever resumes it until End:
+// both are the next call's then. One goroutine at a time may use them. What is written
+// is sent when the handler flushes or returns, or when there is much of it.
 type Response struct {
 	conn     *conn
 	header   http.Header
@@ -65,7 +66,7 @@ func (w *Response) reset(c *conn, r *http.Request) {
 	w.http10, w.head = !r.ProtoAtLeast(1, 1), r.Method == http.MethodHead
 	w.close = r.Close || w.http10
 	if r.Body != nil && r.Body != http.NoBody {
-		c.body = body{ReadCloser: r.Body, conn: c, long: r.ContentLength > maxDrain, expect: !w.http10 && r.Header["Expect"] != nil}
+		c.body = body{ReadCloser: r.Body, conn: c, long: r.ContentLength > maxDrain, expect: !w.http10 && r.Header.Get("Expect") != ""}
 		r.Body = &c.body
 	}
 }
@@ -119,7 +120,10 @@ func (w *Response) WriteHeader(code int) {
 func (w *Response) frame(code int) {
 	for _, list := range w.header["Trailer"] {
 		for name := range strings.SplitSeq(list, ",") {
-			w.trailers = append(w.trailers, http.CanonicalHeaderKey(strings.TrimSpace(name)))
+			name = http.CanonicalHeaderKey(strings.TrimSpace(name))
+			if httpguts.ValidHeaderFieldName(name) && httpguts.ValidTrailerHeader(name) {
+				w.trailers = append(w.trailers, name)
+			}
 		}
 	}
 	w.close = w.close || httpguts.HeaderValuesContainsToken(w.header["Connection"], "close")
@@ -226,23 +230,22 @@ func (w *Response) SetReadDeadline(t time.Time) error {
 	if !t.IsZero() {
 		d = max(time.Until(t), 1)
 	}
-	if w.conn.until.Load() == expired {
+	if w.conn.allow(d) {
+		w.conn.until.Store(expired)
 		w.close = true
-		return nil
 	}
-	w.conn.allow(d)
 	return nil
 }
 
 // finish sends what is left and the end.
 func (w *Response) finish() error {
 	if !w.begun {
-		if w.header["Content-Length"] == nil {
+		if w.header["Content-Length"] == nil && !w.head {
 			w.header["Content-Length"] = []string{"0"}
 		}
 		w.WriteHeader(http.StatusOK)
 	}
-	if w.framing == counted && w.left > 0 && !w.head {
+	if w.framing == counted && w.left > 0 {
 		w.err = errShort
 		return w.err
 	}
@@ -269,8 +272,8 @@ func (w *Response) Cancel() context.CancelCauseFunc { return w.cancel }
 // Park leaves the response until other can be read or ctx, which is the request's, ends;
 // resume is called then, once, in a goroutine of its own. All that was written must be
 // flushed. Park may be called by the handler, which must return and touch nothing any
-// more then, and again by resume; one of them calls End instead. False changes nothing:
-// the caller goes on.
+// more then, and again by resume; one of them calls End instead. A resume that panics
+// cuts the response, as a handler's panic does. False changes nothing: the caller goes on.
 func (w *Response) Park(ctx context.Context, other syscall.RawConn, resume func()) bool {
 	c := w.conn
 	if w.out != nil || w.err != nil || other == nil || c.socket == nil {
@@ -279,11 +282,11 @@ func (w *Response) Park(ctx context.Context, other syscall.RawConn, resume func(
 	c.mu.Lock()
 	c.watchClient()
 	c.mu.Unlock()
-	if c.in != nil && c.in.Buffered() == 0 {
+	if c.in != nil && c.in.Buffered() == 0 && c.body.ended { // else the body reads from it
 		c.giveReader()
 	}
 	c.turn.Add(1)
-	if !c.srv.poller.park(ctx, other, resume) {
+	if !c.srv.poller.park(ctx, other, func() { c.guard(resume) }) {
 		c.turn.Add(-1)
 		return false
 	}

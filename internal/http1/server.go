@@ -31,6 +31,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -50,11 +51,12 @@ type Server struct {
 	Handler http.Handler
 	// TLSConfig makes it a server over TLS, nil over plain connections.
 	TLSConfig *tls.Config
-	// HeaderTimeout is how long a client may take to send a request's headers,
-	// IdleTimeout how long a connection may be idle between two requests, and
-	// WriteTimeout how long one write may take.
+	// HeaderTimeout is how long a client may take for its TLS handshake, to begin its
+	// first request, and to send the headers of each; IdleTimeout how long a connection
+	// may be idle between two requests, and WriteTimeout how long one write may take.
+	// All must be positive.
 	HeaderTimeout, IdleTimeout, WriteTimeout time.Duration
-	// MaxHeaderBytes bounds a request's headers (431).
+	// MaxHeaderBytes bounds a request's headers (431), and must be positive.
 	MaxHeaderBytes int
 	// Log gets panics of the Handler and failures to accept.
 	Log *slog.Logger
@@ -131,7 +133,7 @@ func (s *Server) start(addr net.Addr) error {
 		}
 	}
 	s.std = &http.Server{
-		Handler: s.Handler, TLSConfig: s.TLSConfig, MaxHeaderBytes: s.MaxHeaderBytes,
+		Handler: http.HandlerFunc(s.serveElsewhere), TLSConfig: s.TLSConfig, MaxHeaderBytes: s.MaxHeaderBytes,
 		ReadHeaderTimeout: s.HeaderTimeout, IdleTimeout: s.IdleTimeout,
 		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 	}
@@ -145,6 +147,25 @@ func (s *Server) start(addr net.Addr) error {
 	go s.sweep()
 	go func() { _ = s.std.Serve(s.second) }() // until it is closed
 	return nil
+}
+
+// serveElsewhere serves a request of net/http's server. That logs panics among what
+// clients do wrong, so they are caught before it.
+func (s *Server) serveElsewhere(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.panicked(r.RemoteAddr, v)
+			panic(http.ErrAbortHandler)
+		}
+	}()
+	s.Handler.ServeHTTP(w, r)
+}
+
+// panicked logs a panic of what served a client; nil and http.ErrAbortHandler are none.
+func (s *Server) panicked(client string, v any) {
+	if v != nil && v != http.ErrAbortHandler { //nolint:errorlint // a panic's value is this very one
+		s.Log.Error("http1: panic serving a request", "client", client, "panic", v, "stack", string(debug.Stack()))
+	}
 }
 
 func (s *Server) addListener(l net.Listener) bool {
@@ -169,7 +190,7 @@ func (s *Server) accept(nc net.Conn) {
 		nc.Close()
 		return
 	}
-	go c.serve()
+	go c.guard(c.serve)
 }
 
 func (s *Server) remove(c *conn) {

@@ -229,7 +229,9 @@ func TestExpectContinue(t *testing.T) {
 
 // A client that is refused while it sends much gets to read why.
 func TestRefusedWhileSending(t *testing.T) {
-	s := newServer(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "too much", http.StatusRequestEntityTooLarge) })
+	s := newServer(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "too much", http.StatusRequestEntityTooLarge)
+	})
 	addr := serve(t, s)
 	c, in := dial(t, addr)
 	body := strings.Repeat("x", 500<<10)
