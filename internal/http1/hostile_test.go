@@ -223,6 +223,60 @@ func TestPanicHTTP2(t *testing.T) {
 	}
 }
 
+// Shutdown and Close wait for what handlers under HTTP/2 have to do as for the others, and
+// Close for no handshake.
+func TestEndHTTP2(t *testing.T) {
+	certified := httptest.NewUnstartedServer(nil) // for its certificate
+	certified.EnableHTTP2 = true
+	certified.StartTLS()
+	defer certified.Close()
+	for _, graceful := range []bool{true, false} {
+		began, finish, ended := make(chan string, 1), make(chan struct{}), atomic.Bool{}
+		s := newServer(func(w http.ResponseWriter, r *http.Request) {
+			hello(w, r)
+			began <- r.Proto
+			select {
+			case <-finish:
+			case <-r.Context().Done():
+			}
+			time.Sleep(300 * time.Millisecond) // its last words
+			ended.Store(true)
+		})
+		s.TLSConfig, s.HeaderTimeout = &tls.Config{Certificates: certified.TLS.Certificates}, time.Minute
+		addr := serve(t, s)
+		silent, _ := dial(t, addr)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+addr, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answered := make(chan error, 1)
+		go func() {
+			resp, err := certified.Client().Do(req)
+			if err == nil {
+				_, err = io.ReadAll(resp.Body)
+				resp.Body.Close()
+			}
+			answered <- err
+		}()
+		if proto := soon(t, began, "request"); proto != "HTTP/2.0" {
+			t.Errorf("the request came by %s", proto)
+		}
+		if graceful {
+			silent.Close()
+			time.AfterFunc(100*time.Millisecond, func() { close(finish) })
+			err = s.Shutdown(t.Context())
+		} else {
+			err = s.Close()
+		}
+		if err != nil || !ended.Load() {
+			t.Errorf("graceful %v: %v, and the handler has ended: %v", graceful, err, ended.Load())
+		}
+		if err := soon(t, answered, "answer"); (err == nil) != graceful {
+			t.Errorf("graceful %v: the client got %v", graceful, err)
+		}
+	}
+}
+
 // A cut response of HTTP/1.0, whose end is that of the connection, is not taken for
 // whole.
 func TestCutHTTP10(t *testing.T) {

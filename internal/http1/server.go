@@ -21,7 +21,8 @@
 //   - A connection carries another request only when the one before was read to its
 //     end, and answered.
 //   - Everything that waits for a client is bounded: its headers, the next request,
-//     a body by the handler's deadline, a write that does not move.
+//     a body by the handler's deadline, a write that does not move (but not one over
+//     HTTP/2, where a client may leave its window shut as long as it stays).
 package http1
 
 import (
@@ -69,11 +70,12 @@ type Server struct {
 	ended  chan struct{}
 	tick   atomic.Int64 // sweeps so far
 
-	closing atomic.Bool // no further requests
-	mu      sync.Mutex  // protects what follows
-	conns   map[*conn]struct{}
-	listen  map[net.Listener]struct{}
-	empty   chan struct{} // closed when closing and no connection is left
+	closing   atomic.Bool // no further requests
+	mu        sync.Mutex  // protects what follows
+	conns     map[*conn]struct{}
+	listen    map[net.Listener]struct{}
+	elsewhere int           // requests in the hands of std
+	empty     chan struct{} // closed when closing and no connection or such request is left
 }
 
 // Serve serves the connections of l until the Server is shut down or closed; the error
@@ -152,6 +154,8 @@ func (s *Server) start(addr net.Addr) error {
 // serveElsewhere serves a request of net/http's server. That logs panics among what
 // clients do wrong, so they are caught before it.
 func (s *Server) serveElsewhere(w http.ResponseWriter, r *http.Request) {
+	s.count(1)
+	defer s.count(-1)
 	defer func() {
 		if v := recover(); v != nil {
 			s.panicked(r.RemoteAddr, v)
@@ -159,6 +163,14 @@ func (s *Server) serveElsewhere(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	s.Handler.ServeHTTP(w, r)
+}
+
+// count counts the requests in the hands of net/http's server.
+func (s *Server) count(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.elsewhere += n
+	s.tellEmpty()
 }
 
 // panicked logs a panic of what served a client; nil and http.ErrAbortHandler are none.
@@ -202,7 +214,7 @@ func (s *Server) remove(c *conn) {
 
 // tellEmpty is called under mu.
 func (s *Server) tellEmpty() {
-	if s.closing.Load() && len(s.conns) == 0 && !isClosed(s.empty) {
+	if s.closing.Load() && len(s.conns) == 0 && s.elsewhere == 0 && !isClosed(s.empty) {
 		close(s.empty)
 	}
 }
