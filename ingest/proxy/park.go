@@ -48,7 +48,15 @@ func (x *exchange) park() bool {
 
 // carryOn goes on with a parked exchange.
 func (x *exchange) carryOn() {
-	if err := x.copy(-1, false); !errors.Is(err, errParked) {
+	copied := false
+	defer func() {
+		if !copied { // as in ServeHTTP; the server cuts the response
+			x.release()
+		}
+	}()
+	err := x.copy(-1, false)
+	copied = true
+	if !errors.Is(err, errParked) {
 		x.finish(err)
 	}
 }

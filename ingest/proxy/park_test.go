@@ -10,11 +10,14 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/tallystick/tallystick/ingest"
 	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/ingest/proxy"
+	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/internal/tokens"
 )
@@ -302,5 +305,45 @@ func TestParkedTLSAndClose(t *testing.T) {
 	}
 	if len(h.clients) != 1 || len(encrypted) != 3 || !encrypted[0] || !encrypted[1] || !encrypted[2] {
 		t.Errorf("connections %v, encrypted %v", h.clients, encrypted)
+	}
+}
+
+// panicking is a sink that has a fault while it is armed.
+type panicking struct {
+	proxy.Sink
+	armed atomic.Bool
+}
+
+func (p *panicking) Submit(ctx context.Context, who authn.Principal, events []event.Event) (ingest.Outcome, error) {
+	if p.armed.Load() {
+		panic("a fault of ours")
+	}
+	return p.Sink.Submit(ctx, who, events)
+}
+
+// A fault of ours in a parked stream cuts that stream, gives its place back, and ends
+// nothing else.
+func TestParkedStreamsPanic(t *testing.T) {
+	faulty := &panicking{}
+	w, h, _ := haltingWorld(t, func(parts *proxy.Parts, _ *proxy.Options) {
+		faulty.Sink, parts.Sink = parts.Sink, faulty
+	})
+	for call, armed := range []bool{true, false} {
+		faulty.armed.Store(armed)
+		resp := w.do(roundAfter(w, h, call))
+		readExactly(t, resp.Body, streams[0].chunks[0])
+		parked(t, w.proxy, 1)
+		for range streams[0].chunks[1:] {
+			h.next <- struct{}{}
+		}
+		if _, err := io.ReadAll(resp.Body); (err != nil) != armed {
+			t.Errorf("armed %v: %v", armed, err)
+		}
+		parked(t, w.proxy, 0)
+		for end := time.Now().Add(10 * time.Second); w.proxy.Stats().InFlight > 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the call is in hand for ever")
+			}
+		}
 	}
 }
