@@ -440,6 +440,27 @@ func TestAcceptFails(t *testing.T) {
 // Whatever clients, sources and the server do at the same time, every call ends once,
 // and nothing is left of it.
 func TestStorm(t *testing.T) {
+	t.Run("plain", func(t *testing.T) {
+		storm(t, nil, func(addr string) (net.Conn, error) { return (&net.Dialer{}).DialContext(t.Context(), "tcp", addr) })
+	})
+	t.Run("TLS", func(t *testing.T) {
+		certified := httptest.NewTLSServer(nil) // for its certificate
+		defer certified.Close()
+		trusting := certified.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+		trusting.ServerName, trusting.NextProtos = "example.com", []string{"http/1.1"}
+		var n atomic.Int64
+		storm(t, certified.TLS, func(addr string) (net.Conn, error) {
+			c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
+			if err == nil && n.Add(1)%5 > 0 { // some fail with their handshake
+				c = tls.Client(c, trusting)
+			}
+			return c, err
+		})
+	})
+}
+
+func storm(t *testing.T, config *tls.Config, dial func(addr string) (net.Conn, error)) {
+	t.Helper()
 	before := runtime.NumGoroutine()
 	r := &relay{t: t, dialed: make(chan net.Conn)}
 	var calls, ends atomic.Int64
@@ -448,6 +469,7 @@ func TestStorm(t *testing.T) {
 		context.AfterFunc(req.Context(), func() { ends.Add(1) })
 		r.ServeHTTP(w, req)
 	})
+	s.TLSConfig = config
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -468,7 +490,7 @@ func TestStorm(t *testing.T) {
 	})
 	var clients sync.WaitGroup
 	for n := range 100 {
-		clients.Go(func() { comeAndGo(t, l.Addr().String(), n) })
+		clients.Go(func() { comeAndGo(dial, l.Addr().String(), n) })
 	}
 	clients.Wait()
 	for end := time.Now().Add(patience); s.Waiting() > 0 && time.Now().Before(end); {
@@ -478,7 +500,7 @@ func TestStorm(t *testing.T) {
 		t.Errorf("%d are waited for when all have gone", n)
 	}
 	for n := range 20 { // some are in hand at the end
-		clients.Go(func() { comeAndGo(t, l.Addr().String(), 3*n) })
+		clients.Go(func() { comeAndGo(dial, l.Addr().String(), 3*n) })
 	}
 	time.Sleep(300 * time.Millisecond)
 	if err := s.Close(); err != nil {
@@ -516,9 +538,9 @@ func speakAndGo(c net.Conn, n int) {
 }
 
 // comeAndGo is a client that calls, and may leave at any moment.
-func comeAndGo(t *testing.T, addr string, n int) {
+func comeAndGo(dial func(addr string) (net.Conn, error), addr string, n int) {
 	for round := range 10 {
-		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
+		c, err := dial(addr)
 		if err != nil {
 			return // the server is closed
 		}

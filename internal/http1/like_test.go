@@ -100,6 +100,12 @@ type answered struct {
 // talk sends raw bytes on one connection, ends its side, and reads the answers.
 func talk(t testing.TB, addr string, raw []byte) []answered {
 	t.Helper()
+	return talkInPieces(t, addr, raw, max(len(raw), 1))
+}
+
+// talkInPieces is talk, so many bytes at a time.
+func talkInPieces(t testing.TB, addr string, raw []byte, size int) []answered {
+	t.Helper()
 	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +115,9 @@ func talk(t testing.TB, addr string, raw []byte) []answered {
 		t.Fatal(err)
 	}
 	go func() {
-		_, _ = c.Write(raw) // a server that closes early has said why
+		for piece := range slices.Chunk(raw, size) {
+			_, _ = c.Write(piece) // a server that closes early has said why
+		}
 		_ = c.(*net.TCPConn).CloseWrite()
 	}()
 	var out []answered
@@ -269,6 +277,21 @@ func TestLikeNetHTTP(t *testing.T) {
 	p := newPair(t)
 	for _, raw := range raws() {
 		p.same(t, []byte(raw))
+	}
+}
+
+// How the bytes come does not matter.
+func TestByteByByte(t *testing.T) {
+	p := newPair(t)
+	for _, raw := range raws() {
+		if len(raw) > 2000 {
+			continue
+		}
+		whole, saw := talk(t, p.ours, []byte(raw)), p.ourHandler.take()
+		pieces, sawPieces := talkInPieces(t, p.ours, []byte(raw), 1), p.ourHandler.take()
+		if d := cmp.Diff(saw, sawPieces) + cmp.Diff(whole, pieces); d != "" {
+			t.Errorf("%q: (-at once +byte by byte)\n%s", raw, d)
+		}
 	}
 }
 
