@@ -220,14 +220,14 @@ func (c *conn) endIdle() {
 	}
 }
 
-// cut ends the connection and the request in hand.
+// cut ends the connection and the request in hand, of which nothing is sent any more.
 func (c *conn) cut(cause error) {
+	c.raw.Close()
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.cancel != nil {
 		c.cancel(cause)
 	}
-	c.mu.Unlock()
-	c.raw.Close()
 }
 
 // await waits for the next request to begin, and bounds the reading of its headers.

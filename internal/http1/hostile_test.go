@@ -277,6 +277,50 @@ func TestEndHTTP2(t *testing.T) {
 	}
 }
 
+// A client that takes no more of a response of HTTP/2 holds its handler no longer than
+// another does.
+func TestSlowClientHTTP2(t *testing.T) {
+	certified := httptest.NewUnstartedServer(nil) // for its certificate
+	certified.EnableHTTP2 = true
+	certified.StartTLS()
+	defer certified.Close()
+	wrote := make(chan error, 1)
+	s := newServer(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/endless" {
+			for {
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					wrote <- err
+					return
+				}
+			}
+		}
+		hello(w, r)
+		_ = http.NewResponseController(w).Flush()
+		time.Sleep(500 * time.Millisecond) // longer than a write may last
+		hello(w, r)
+	})
+	s.TLSConfig = &tls.Config{Certificates: certified.TLS.Certificates}
+	addr := serve(t, s)
+	for _, path := range []string{"/endless", "/"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+addr+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := certified.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if path == "/endless" {
+			if err := soon(t, wrote, "failure of a write"); err == nil || resp.ProtoMajor != 2 {
+				t.Errorf("%s: the write: %v", resp.Proto, err)
+			}
+		} else if b, err := io.ReadAll(resp.Body); string(b) != "hellohello" || err != nil {
+			t.Errorf("a slow handler: %q, %v", b, err)
+		}
+	}
+}
+
 // A cut response of HTTP/1.0, whose end is that of the connection, is not taken for
 // whole.
 func TestCutHTTP10(t *testing.T) {

@@ -21,8 +21,7 @@
 //   - A connection carries another request only when the one before was read to its
 //     end, and answered.
 //   - Everything that waits for a client is bounded: its headers, the next request,
-//     a body by the handler's deadline, a write that does not move (but not one over
-//     HTTP/2, where a client may leave its window shut as long as it stays).
+//     a body by the handler's deadline, a write that does not move.
 package http1
 
 import (
@@ -149,28 +148,6 @@ func (s *Server) start(addr net.Addr) error {
 	go s.sweep()
 	go func() { _ = s.std.Serve(s.second) }() // until it is closed
 	return nil
-}
-
-// serveElsewhere serves a request of net/http's server. That logs panics among what
-// clients do wrong, so they are caught before it.
-func (s *Server) serveElsewhere(w http.ResponseWriter, r *http.Request) {
-	s.count(1)
-	defer s.count(-1)
-	defer func() {
-		if v := recover(); v != nil {
-			s.panicked(r.RemoteAddr, v)
-			panic(http.ErrAbortHandler)
-		}
-	}()
-	s.Handler.ServeHTTP(w, r)
-}
-
-// count counts the requests in the hands of net/http's server.
-func (s *Server) count(n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.elsewhere += n
-	s.tellEmpty()
 }
 
 // panicked logs a panic of what served a client; nil and http.ErrAbortHandler are none.
@@ -323,43 +300,3 @@ func (s *Server) end() {
 		s.poller.close()
 	}
 }
-
-// handover is the listener of connections that net/http is to serve.
-type handover struct {
-	addr  net.Addr
-	conns chan net.Conn
-	once  sync.Once
-	done  chan struct{}
-}
-
-func newHandover(addr net.Addr) *handover {
-	return &handover{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
-}
-
-// give leaves a connection to net/http, and closes it where that serves no more.
-func (h *handover) give(c net.Conn) {
-	select {
-	case h.conns <- c:
-	case <-h.done:
-		c.Close()
-	}
-}
-
-// Accept implements net.Listener.
-func (h *handover) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.done:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener.
-func (h *handover) Close() error {
-	h.once.Do(func() { close(h.done) })
-	return nil
-}
-
-// Addr implements net.Listener.
-func (h *handover) Addr() net.Addr { return h.addr }
