@@ -37,7 +37,7 @@ type entryBlock struct {
 	content                                                    proto.ColUInt64
 	producer, provider, model, operation, region, tier, status *lowColumn
 	team, service, feature, agent, environment                 *lowColumn
-	user, customer                                             proto.ColStr
+	user, customer, request                                    proto.ColStr
 	tags                                                       *tagColumn
 	costNull                                                   proto.ColUInt8
 	cost                                                       proto.ColDecimal128
@@ -88,6 +88,7 @@ func newEntryBlock() *entryBlock {
 		{Name: "accepted", Data: &b.accepted}, {Name: "refused", Data: &b.refused},
 		{Name: "unpriced_delta", Data: &b.unpricedDelta}, {Name: "estimated_delta", Data: &b.estimatedDelta},
 		{Name: "gpu_us", Data: &b.gpuMicros}, {Name: "gpu_state", Data: b.gpuState}, {Name: "purchase_option", Data: b.purchase},
+		{Name: "provider_request_id", Data: &b.request},
 	}
 	for c := range tokens.NumClasses {
 		b.block = append(b.block, proto.InputColumn{Name: c.String(), Data: &b.tokens[c]})
@@ -154,6 +155,7 @@ func (b *entryBlock) appendIdentity(e *chain.Entry) {
 	b.key = append(b.key, key)
 	b.content = append(b.content, content)
 	b.producer.Append(e.Event.ProducerID)
+	b.request.Append(loggedRequest(e))
 }
 
 func (b *entryBlock) appendAttribution(ev *event.Event) {

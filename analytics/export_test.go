@@ -33,6 +33,9 @@ type Statement struct {
 func Statements(span report.Span, seq int64, tagKey string, values map[string][]string) []Statement {
 	all := []Statement{
 		{"announced", announcedSQL, nil}, {"extent", extentSQL, nil},
+		{"metered", meteredSQL, map[string]string{
+			"start": intParam(span.Start.UnixMicro()), "end": intParam(span.End.UnixMicro()), "requests": stringsParam([]string{"request-1", "request-2"}),
+		}},
 		{"conflicts", conflictsSQL, map[string]string{"key": "00000000000000000000000000000000"}},
 	}
 	for _, s := range shapes() {

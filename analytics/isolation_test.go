@@ -15,6 +15,7 @@ import (
 
 	"github.com/tallystick/tallystick/analytics"
 	"github.com/tallystick/tallystick/analytics/report"
+	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/internal/clickhouse"
 	"github.com/tallystick/tallystick/ledger/chain"
 )
@@ -69,6 +70,11 @@ func TestIsolation(t *testing.T) {
 			e.Event.Tenant, e.Seq = id, g.seq[id]
 			entries = append(entries, e)
 		}
+		call := clone(proto)
+		g.seq[id]++
+		call.Event.Tenant, call.Seq, call.Event.Provider, call.Event.ProducerID = id, g.seq[id], "bedrock", event.ProxyProducer+"1"
+		call.Event.ProviderRequestID = map[string]string{mine: "request-1", theirs: "request-2"}[id]
+		entries = append(entries, call)
 		e := &chain.Entry{Kind: chain.Rejected, RejectReason: chain.RejectConflict}
 		g.seq[id]++
 		e.Event.Tenant, e.Seq = id, g.seq[id]

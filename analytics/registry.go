@@ -266,6 +266,14 @@ const (
 	conflictsSQL = `SELECT count() FROM entry WHERE ` + tenantCondition + ` AND kind = 'rejected' AND reject_reason = 'conflict'` +
 		` AND event_key = toFixedString(unhex({key:String}), 16)`
 
+	// meteredSQL is how far the tenant's entries may have been stored, under the id '',
+	// and which of some calls the metering proxy has entries of; see [Metered].
+	meteredSQL = `SELECT request, used FROM (SELECT '' AS request, toInt64(max(seq)) AS used FROM announced WHERE ` + tenantCondition +
+		` UNION ALL SELECT provider_request_id AS request, input + cache_read + cache_write_5m + cache_write_1h + output + reasoning +` +
+		` audio_input + audio_output + image_input + image_output AS used FROM entry WHERE ` + tenantCondition + ` AND kind = 'usage'` +
+		` AND occurred_at >= fromUnixTimestamp64Micro({start:Int64}, 'UTC') AND occurred_at <= fromUnixTimestamp64Micro({end:Int64}, 'UTC')` +
+		` AND provider_request_id != '' AND hex(provider_request_id) IN {requests:Array(String)}) ORDER BY request, used`
+
 	// The statements for operators see all tenants; see [Operator].
 	storeTotalsSQL = `SELECT tenant_id, toString(kind), reject_reason, count(),` +
 		` toInt64(countIf(kind = 'usage' AND isNull(cost))) + sum(unpriced_delta), toString(sum(ifNull(cost, toDecimal128(0, 12)))), uniqExactIf((event_key, content), reject_reason = 'conflict')` +

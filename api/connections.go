@@ -139,5 +139,6 @@ func connectionMessage(b *connections.Bedrock) *pb.Connection {
 		CreatedAt: timestamppb.New(b.CreatedAt), CreatedBy: b.CreatedBy, Paused: b.Paused,
 		PolledAt: timestamp(t.PolledAt), SucceededAt: timestamp(t.SucceededAt), Failures: int32(t.Failures), Failure: t.Failure,
 		Objects: t.Objects, Records: t.Records, Accepted: t.Accepted, Refused: t.Refused, Malformed: t.Malformed, Damaged: t.Damaged,
+		Metered: t.Metered,
 	}
 }

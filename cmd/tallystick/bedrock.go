@@ -149,7 +149,7 @@ func (f *bedrockFlags) print(w io.Writer, list ...*pb.Connection) error {
 		return nil
 	}
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, "CONNECTION\tNAME\tFROM\tEXTERNAL ID\tRECORDS\tACCEPTED\tLAST READ\tSTATE")
+	fmt.Fprintln(t, "CONNECTION\tNAME\tFROM\tEXTERNAL ID\tRECORDS\tACCEPTED\tMETERED\tLAST READ\tSTATE")
 	for _, m := range list {
 		from := m.Source + " " + m.Bucket + m.LogGroup
 		if m.Prefix != "" {
@@ -165,7 +165,7 @@ func (f *bedrockFlags) print(w io.Writer, list ...*pb.Connection) error {
 		case m.Failure != "":
 			state = fmt.Sprintf("failed %d times: %s", m.Failures, m.Failure)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", m.ConnectionId, m.Name, from, m.ExternalId, m.Records, m.Accepted, read, state)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", m.ConnectionId, m.Name, from, m.ExternalId, m.Records, m.Accepted, m.Metered, read, state)
 	}
 	return t.Flush()
 }
@@ -287,6 +287,12 @@ func printLogImport(w io.Writer, files, damaged int, r *bedrock.Report) error {
 		fmt.Fprintf(t, "  %s\t%d\t\n", status, r.Statuses[status])
 	}
 	fmt.Fprintf(t, "accepted\t%d\tdurable; those that the ledger has already are dropped there\n", r.Accepted)
+	if r.Metered > 0 {
+		fmt.Fprintf(t, "metered\t%d\tby the proxy: its entries of these calls stand, and no second ones are made\n", r.Metered)
+	}
+	if r.Differing > 0 {
+		fmt.Fprintf(t, "  differing\t%d\tstate other tokens than the proxy's entries\n", r.Differing)
+	}
 	for _, reason := range slices.Sorted(maps.Keys(r.Refused)) {
 		fmt.Fprintf(t, "refused, %s\t%d\t\n", reason, r.Refused[reason])
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tallystick/tallystick/api"
 	"github.com/tallystick/tallystick/ingest"
+	"github.com/tallystick/tallystick/ingest/event"
 	"github.com/tallystick/tallystick/ingest/otlp"
 	"github.com/tallystick/tallystick/ingest/proxy"
 	"github.com/tallystick/tallystick/internal/config"
@@ -125,7 +126,7 @@ func (a *app) startProxy(ctx context.Context, tlsConfig *tls.Config) error {
 	return err
 }
 
-func (a *app) proxyID() string { return "proxy-" + a.edgeID() }
+func (a *app) proxyID() string { return event.ProxyProducer + a.edgeID() }
 
 // openProxySpool opens the queue on disk, sealed under a key of this installation.
 func (a *app) openProxySpool() (*spool.Spool, error) {

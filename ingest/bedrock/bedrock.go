@@ -14,7 +14,7 @@
 // (internal/connections), with cursors in Postgres.
 //
 // Promises:
-//   - A record becomes exactly one event, whose id is made of the record alone
+//   - A record becomes at most one event, whose id is made of the record alone
 //     (eventID), so that whatever is read twice is a duplicate that hop 3 drops.
 //   - The cursor moves only after the edge has said that every event of an object
 //     is durable or broke a rule. A process that is killed reads that object again.
@@ -22,6 +22,8 @@
 //     record's own counts; else an estimate that says so. No count is added to
 //     another one of the same tokens.
 //   - A record that is no JSON, or no record, is counted and stops no other.
+//   - A record of a call that the metering proxy has an entry of becomes no event, and
+//     is counted. Where that cannot be known nothing is submitted, and no cursor moves.
 //   - Memory is bounded whatever the size of an object, record or value.
 //
 // It never writes to a bucket or a log group, never stores credentials, and

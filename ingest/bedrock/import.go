@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/tallystick/tallystick/ingest"
@@ -35,6 +37,18 @@ type Settings interface {
 	RequestMetadata(ctx context.Context, id tenant.ID) (bool, error)
 }
 
+// Calls knows the calls that the metering proxy has entries of; *analytics.Metered does.
+type Calls interface {
+	// Calls returns which of some calls of a tenant, logged between two times, the proxy
+	// has entries of: by request id, with the tokens of the entry. Any error means that
+	// it is not known.
+	Calls(ctx context.Context, id tenant.ID, requests []string, first, last time.Time) (map[string]int64, error)
+}
+
+// ErrUnasked: it is not known which of the calls the metering proxy has entries of, so
+// no events were made of them.
+var ErrUnasked = errors.New("bedrock: it cannot be found out now which of the calls the metering proxy has entries of")
+
 // Summary is what became of the records of objects.
 type Summary struct {
 	Objects   int64
@@ -43,6 +57,9 @@ type Summary struct {
 	Malformed int64 // lines that are no record
 	Damaged   int64 // objects that could not be read to their end
 	Estimated int64 // events whose tokens are an estimate
+	// Metered are records of calls that the metering proxy has entries of: they make no
+	// event. Of Differing ones the record states another number of tokens.
+	Metered, Differing int64
 	// Refused are events that broke a rule, by "rule.field".
 	Refused map[string]int64
 	// Statuses counts the events by status, and Tokens adds their tokens up.
@@ -70,8 +87,12 @@ type Job struct {
 	// Follow opens an answer that a record refers to; nil follows none. Its error
 	// ErrGone leaves the record with its own counts, any other ends the import.
 	Follow func(ctx context.Context, ref string) (io.ReadCloser, error)
-	// Pauses are slept, one after the other, before events that are not durable
-	// are submitted again; when they are used up the import ends with the error.
+	// Calls is asked before events are made of records; nil is for tenants that have no
+	// metering proxy.
+	Calls Calls
+	// Pauses are slept, one after the other, before events that are not durable are
+	// submitted again, and before Calls is asked again; when they are used up the import
+	// ends with the error.
 	Pauses []time.Duration
 }
 
@@ -132,10 +153,10 @@ func (im *importing) run(ctx context.Context) error {
 			im.sum.Malformed++
 			continue
 		case errors.Is(err, io.EOF):
-			return im.submit(ctx)
+			return im.flush(ctx)
 		case err != nil:
 			// What was read of it counts all the same.
-			if lost := im.submit(ctx); lost != nil {
+			if lost := im.flush(ctx); lost != nil {
 				return lost
 			}
 			return err
@@ -144,7 +165,7 @@ func (im *importing) run(ctx context.Context) error {
 			return err
 		}
 		if len(im.events) == batchEvents {
-			if err := im.submit(ctx); err != nil {
+			if err := im.flush(ctx); err != nil {
 				return err
 			}
 		}
@@ -168,13 +189,6 @@ func (im *importing) record(ctx context.Context) error {
 		return nil
 	}
 	im.sum.Records++
-	im.sum.Statuses[e.Status]++
-	for c, n := range e.Tokens {
-		im.sum.Tokens[c] += n
-	}
-	if e.Estimated {
-		im.sum.Estimated++
-	}
 	im.events = append(im.events, e)
 	return nil
 }
@@ -199,28 +213,87 @@ func (im *importing) follow(ctx context.Context) error {
 	return err
 }
 
-// submit sends the events at hand, again and again while they are not durable.
-func (im *importing) submit(ctx context.Context) error {
+// flush submits the events at hand, but for those of calls that the metering proxy has
+// entries of.
+func (im *importing) flush(ctx context.Context) error {
+	if err := im.again(ctx, ErrUnasked, im.leaveMetered); err != nil {
+		return err
+	}
+	for i := range im.events {
+		e := &im.events[i]
+		im.sum.Statuses[e.Status]++
+		for c, n := range e.Tokens {
+			im.sum.Tokens[c] += n
+		}
+		if e.Estimated {
+			im.sum.Estimated++
+		}
+	}
 	if len(im.events) == 0 {
 		return nil
 	}
+	return im.again(ctx, ingest.ErrUnavailable, im.submit)
+}
+
+// again does something until it succeeds, fails by another error than the one that
+// passes, or the job's pauses are used up.
+func (im *importing) again(ctx context.Context, passes error, do func(context.Context) error) error {
 	for pauses := im.job.Pauses; ; pauses = pauses[1:] {
-		out, err := im.sink.Submit(ctx, im.job.Who, im.events)
-		if err == nil {
-			im.sum.Accepted += int64(out.Accepted)
-			for _, r := range out.Refusals {
-				im.sum.Refused[r.Rule+"."+r.Field]++
-			}
-			im.events = im.events[:0]
-			return nil
-		}
-		if !errors.Is(err, ingest.ErrUnavailable) || len(pauses) == 0 {
+		err := do(ctx)
+		if err == nil || !errors.Is(err, passes) || len(pauses) == 0 {
 			return err
 		}
 		if err := sleep(ctx, pauses[0]); err != nil {
 			return err
 		}
 	}
+}
+
+// leaveMetered leaves out the events of calls that the metering proxy has entries of.
+func (im *importing) leaveMetered(ctx context.Context) error {
+	if im.job.Calls == nil {
+		return nil
+	}
+	var requests []string
+	first, last := int64(math.MaxInt64), int64(math.MinInt64)
+	for i := range im.events {
+		if e := &im.events[i]; e.ProviderRequestID != "" {
+			requests = append(requests, e.ProviderRequestID)
+			first, last = min(first, e.OccurredAt), max(last, e.OccurredAt)
+		}
+	}
+	if len(requests) == 0 {
+		return nil
+	}
+	metered, err := im.job.Calls.Calls(ctx, im.job.Tenant, requests, time.Unix(0, first), time.Unix(0, last))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnasked, err)
+	}
+	im.events = slices.DeleteFunc(im.events, func(e event.Event) bool {
+		used, known := metered[e.ProviderRequestID]
+		if known {
+			im.sum.Metered++
+		}
+		if known && used != e.Tokens.Total() {
+			im.sum.Differing++
+		}
+		return known
+	})
+	return nil
+}
+
+// submit sends the events at hand.
+func (im *importing) submit(ctx context.Context) error {
+	out, err := im.sink.Submit(ctx, im.job.Who, im.events)
+	if err != nil {
+		return err
+	}
+	im.sum.Accepted += int64(out.Accepted)
+	for _, r := range out.Refusals {
+		im.sum.Refused[r.Rule+"."+r.Field]++
+	}
+	im.events = im.events[:0]
+	return nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -39,6 +39,8 @@ type Poller struct {
 	Sink     Sink
 	Keys     Keys
 	Settings Settings
+	// Calls is asked before events are made of records; nil is not.
+	Calls Calls
 	// Tenants lists the tenants.
 	Tenants func() []tenant.ID
 	// Open opens a connection's source.
@@ -164,7 +166,7 @@ func (p *Poller) pass(ctx context.Context, l *connections.Lease) error {
 		return err
 	}
 	defer src.Close() //nolint:errcheck // it was only read from
-	job.Follow = src.Follow
+	job.Follow, job.Calls = src.Follow, p.Calls
 	job.Pauses = []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 20 * time.Second}
 	return src.Objects(ctx, cursors{p.Store, l}, func(o Object) error { return p.object(ctx, l, src, &job, o) })
 }
@@ -193,6 +195,7 @@ func (p *Poller) object(ctx context.Context, l *connections.Lease, src Source, j
 	}
 	progress := connections.Progress{Series: o.Series, Position: o.Position, Forward: o.Forward, Counts: connections.Counts{
 		Objects: sum.Objects, Records: sum.Records, Accepted: sum.Accepted, Refused: sum.RefusedTotal(), Malformed: sum.Malformed, Damaged: sum.Damaged,
+		Metered: sum.Metered,
 	}}
 	if o.Version != "" {
 		progress.Object, progress.Version = o.Name, o.Version
@@ -219,6 +222,9 @@ func (p *Poller) read(ctx context.Context, src Source, job *Job, o Object, came 
 	defer body.Close() //nolint:errcheck // it was only read from
 	if err := job.Import(ctx, p.Sink, o.Name, progressing{body, came}, &sum); err != nil {
 		return sum, fmt.Errorf("bedrock: read an object: %w", err)
+	}
+	if sum.Differing > 0 {
+		p.Log.Warn("bedrock: records state other tokens than the metering proxy's entries of their calls, which stand", "tenant", job.Tenant, "object", o.Name, "records", sum.Differing)
 	}
 	if sum.Damaged+sum.Malformed > 0 {
 		p.Log.Warn("bedrock: an object has lines that are no records", "tenant", job.Tenant, "object", o.Name, "malformed", sum.Malformed, "damaged", sum.Damaged > 0)

@@ -88,6 +88,7 @@ type world struct {
 	store *connections.Store
 	dir   string
 	said  bytes.Buffer // our own log
+	asked Calls
 }
 
 func newWorld(t *testing.T) *world {
@@ -109,7 +110,7 @@ func newWorld(t *testing.T) *world {
 // poller is one process.
 func (w *world) poller() *Poller {
 	p := &Poller{
-		Store: w.store, Sink: w.edge, Keys: w.ring, Settings: w.store, Tenants: func() []tenant.ID { return []tenant.ID{"acme"} },
+		Store: w.store, Sink: w.edge, Keys: w.ring, Settings: w.store, Calls: w.asked, Tenants: func() []tenant.ID { return []tenant.ID{"acme"} },
 		Open: func(_ context.Context, c *connections.Bedrock) (Source, error) {
 			return OpenDirectory(w.dir, c.Place.Prefix)
 		},

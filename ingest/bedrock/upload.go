@@ -36,8 +36,9 @@ const (
 //   - 200 with a Report when every event is durable or was refused, whatever
 //     became of single records;
 //   - 401 and 403 as usual, 408 when the body stood still;
-//   - 503 when events could not be made durable. What was is not lost, and the
-//     whole file may be sent again: its records have the same ids.
+//   - 503 when events could not be made durable, or it cannot be found out which calls
+//     the metering proxy has entries of. What was is not lost, and the whole file may
+//     be sent again: its records have the same ids.
 //
 // Like every front door it needs the scope ingest.
 type Uploader struct {
@@ -45,25 +46,30 @@ type Uploader struct {
 	sink     Sink
 	keys     Keys
 	settings Settings
+	calls    Calls
 	log      *slog.Logger
 	places   chan struct{}
 }
 
-// NewUploader makes an uploader. A nil log discards.
-func NewUploader(auth ingest.Authenticator, sink Sink, keys Keys, settings Settings, log *slog.Logger) *Uploader {
+// NewUploader makes an uploader. Nil calls are not asked, and a nil log discards.
+func NewUploader(auth ingest.Authenticator, sink Sink, keys Keys, settings Settings, calls Calls, log *slog.Logger) *Uploader {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Uploader{auth, sink, keys, settings, log, make(chan struct{}, MaxUploads)}
+	return &Uploader{auth, sink, keys, settings, calls, log, make(chan struct{}, MaxUploads)}
 }
 
 // Report is the answer to an upload, as JSON.
 type Report struct {
-	Records   int64            `json:"records"`
-	Accepted  int64            `json:"accepted"`
-	Malformed int64            `json:"malformed"`
-	Damaged   bool             `json:"damaged"` // the file could not be read to its end
-	Estimated int64            `json:"estimated"`
+	Records   int64 `json:"records"`
+	Accepted  int64 `json:"accepted"`
+	Malformed int64 `json:"malformed"`
+	Damaged   bool  `json:"damaged"` // the file could not be read to its end
+	Estimated int64 `json:"estimated"`
+	// Metered are records of calls that the metering proxy has entries of, and that are
+	// no events therefore; of Differing ones the record states other tokens.
+	Metered   int64            `json:"metered"`
+	Differing int64            `json:"differing"`
 	Refused   map[string]int64 `json:"refused"`  // by "rule.field"
 	Statuses  map[string]int64 `json:"statuses"` // of the events
 	Tokens    map[string]int64 `json:"tokens"`   // by class
@@ -73,7 +79,7 @@ type Report struct {
 func report(sum *Summary) Report {
 	r := Report{
 		Records: sum.Records, Accepted: sum.Accepted, Malformed: sum.Malformed, Damaged: sum.Damaged > 0, Estimated: sum.Estimated,
-		Refused: sum.Refused, Statuses: sum.Statuses, Tokens: map[string]int64{},
+		Metered: sum.Metered, Differing: sum.Differing, Refused: sum.Refused, Statuses: sum.Statuses, Tokens: map[string]int64{},
 	}
 	for c, n := range sum.Tokens {
 		if n != 0 {
@@ -89,6 +95,8 @@ func (r *Report) Add(more *Report) {
 	r.Accepted += more.Accepted
 	r.Malformed += more.Malformed
 	r.Estimated += more.Estimated
+	r.Metered += more.Metered
+	r.Differing += more.Differing
 	r.Damaged = r.Damaged || more.Damaged
 	for _, m := range [...]struct {
 		to   *map[string]int64
@@ -128,6 +136,9 @@ func (u *Uploader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusForbidden, "the token lacks the scope ingest")
 	case body.stalled:
 		refuse(w, http.StatusRequestTimeout, "the file stood still")
+	case errors.Is(err, ErrUnasked):
+		u.log.WarnContext(r.Context(), "bedrock: a log file could not be taken", "tenant", job.Tenant, "err", err)
+		refuse(w, http.StatusServiceUnavailable, "it cannot be found out now which of the calls the metering proxy has entries of; send the file again later")
 	default:
 		u.log.WarnContext(r.Context(), "bedrock: a log file could not be taken", "tenant", job.Tenant, "err", err)
 		refuse(w, http.StatusServiceUnavailable, "not every event is known to be durable; send the file again")
@@ -165,7 +176,7 @@ func (u *Uploader) admit(r *http.Request) (job Job, status int, text string) {
 		u.log.WarnContext(r.Context(), "bedrock: a tenant cannot be served", "tenant", id, "err", err)
 		return job, http.StatusServiceUnavailable, "the tenant cannot be served now"
 	}
-	job.Pauses = []time.Duration{time.Second, 2 * time.Second}
+	job.Calls, job.Pauses = u.calls, []time.Duration{time.Second, 2 * time.Second}
 	return job, 0, ""
 }
 

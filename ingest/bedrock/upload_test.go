@@ -21,7 +21,7 @@ func TestUpload(t *testing.T) {
 		t.Helper()
 		reader := authn.Principal{Subject: "r", Tenants: []tenant.ID{"acme"}, Scopes: authn.Read}
 		auth := authn.First{authn.NewStatic("token", admin), authn.NewStatic("reader", reader)}
-		server := httptest.NewServer(NewUploader(auth, w.edge, w.ring, w.store, nil))
+		server := httptest.NewServer(NewUploader(auth, w.edge, w.ring, w.store, w.asked, nil))
 		defer server.Close()
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+UploadPath, bytes.NewReader(body))
 		if err != nil {

@@ -117,6 +117,9 @@ func (e *Event) Reset() {
 	*e = Event{Tags: tags}
 }
 
+// ProxyProducer begins the producer ids of metering proxies.
+const ProxyProducer = "proxy-"
+
 // KeySize is the size of an event key.
 const KeySize = 16
 

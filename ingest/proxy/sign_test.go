@@ -120,6 +120,7 @@ func TestSignedForAWS(t *testing.T) {
 		}
 		rw.Header().Del("Content-Encoding")
 		rw.Header().Set("Content-Type", e.ContentType())
+		rw.Header().Set("X-Amzn-Requestid", fmt.Sprint("request-", served.Load()))
 		rw.WriteHeader(e.Status)
 		for b := e.Body; len(b) > 0; { // chunks that end within messages
 			size := min(len(b), 97)
@@ -168,6 +169,10 @@ func TestSignedForAWS(t *testing.T) {
 			checkRecorded(t, i, e, events)
 			if len(events) == 1 && (events[0].Provider != "bedrock" || events[0].Region != "us-east-1" || strings.Contains(events[0].Model, "%")) {
 				t.Errorf("the event is of %s %s", events[0].Provider, events[0].Model)
+			}
+			// What the invocation logs name, of whatever operation and status.
+			if want := fmt.Sprint("request-", i+1); len(events) == 1 && events[0].ProviderRequestID != want {
+				t.Errorf("%s: the request is %q, want %q", e.Path, events[0].ProviderRequestID, want)
 			}
 			if said := fmt.Sprintf("%v %+v", resp.Header, events); strings.Contains(said, "cAnR") {
 				t.Errorf("a part of the credential is told: %s", said)

@@ -200,11 +200,18 @@ func (m *Meter) names(r *Result) {
 }
 
 // requestIDHeaders are where providers put the id of the HTTP request.
-var requestIDHeaders = [...]string{"x-request-id", "request-id", "x-amzn-requestid", "apim-request-id", "x-goog-request-id"}
+var requestIDHeaders = [...]string{"x-request-id", "request-id", awsRequestID, "apim-request-id", "x-goog-request-id"}
+
+// awsRequestID is the one that Bedrock's invocation logs name; of Bedrock it comes
+// before an id of something on the way.
+const awsRequestID = "x-amzn-requestid"
 
 func (m *Meter) requestID() string {
 	if m.x.Header == nil {
 		return ""
+	}
+	if id := name(m.x.Header(awsRequestID)); id != "" && (m.x.Dialect == BedrockConverse || m.x.Dialect == BedrockInvoke) {
+		return id
 	}
 	for _, h := range requestIDHeaders {
 		if v := name(m.x.Header(h)); v != "" {

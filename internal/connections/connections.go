@@ -95,6 +95,8 @@ type State struct {
 // Counts are totals of what was read, over what was read twice too.
 type Counts struct {
 	Objects, Records, Accepted, Refused, Malformed, Damaged int64
+	// Metered are records of calls that the metering proxy has entries of.
+	Metered int64
 }
 
 var (

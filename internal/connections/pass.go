@@ -55,7 +55,7 @@ func (s *Store) Lease(ctx context.Context, id tenant.ID, owner uuid.UUID, life t
 			  where tenant_id = $1 and removed_at is null and not paused and due_at <= $4 and lease_until <= $4
 			  order by due_at, connection_id limit 1 for update skip locked)
 			returning connection_id, name, source, bucket, prefix, queue, log_group, region, role_arn, external_id, created_at, created_by, paused,
-			       coalesce(polled_at, 'epoch'), coalesce(succeeded_at, 'epoch'), failures, failure, objects, records, accepted, refused, malformed, damaged`,
+			       coalesce(polled_at, 'epoch'), coalesce(succeeded_at, 'epoch'), failures, failure, objects, records, accepted, refused, malformed, damaged, metered`,
 			string(id), owner, l.Until, now)
 		if err != nil {
 			return err
@@ -171,9 +171,9 @@ func (s *Store) Done(ctx context.Context, l *Lease, life time.Duration, p Progre
 func (s *Store) hold(ctx context.Context, tx postgres.Tx, l *Lease, until time.Time, n *Counts) error {
 	tag, err := tx.Exec(ctx, `
 		update connection.bedrock set lease_until = $4, objects = objects + $5, records = records + $6, accepted = accepted + $7,
-		  refused = refused + $8, malformed = malformed + $9, damaged = damaged + $10
+		  refused = refused + $8, malformed = malformed + $9, damaged = damaged + $10, metered = metered + $11
 		where tenant_id = $1 and connection_id = $2 and lease_owner = $3 and removed_at is null and not paused`,
-		string(l.Tenant), l.ID, l.Owner, until, n.Objects, n.Records, n.Accepted, n.Refused, n.Malformed, n.Damaged)
+		string(l.Tenant), l.ID, l.Owner, until, n.Objects, n.Records, n.Accepted, n.Refused, n.Malformed, n.Damaged, n.Metered)
 	if err == nil && tag.RowsAffected() == 0 {
 		return ErrLost
 	}

@@ -86,7 +86,7 @@ func (s *Store) List(ctx context.Context, id tenant.ID, after string, limit int)
 	err = s.db.InTenant(ctx, id, func(tx postgres.Tx) error {
 		rows, err := tx.Query(ctx, `
 			select connection_id, name, source, bucket, prefix, queue, log_group, region, role_arn, external_id, created_at, created_by, paused,
-			       coalesce(polled_at, 'epoch'), coalesce(succeeded_at, 'epoch'), failures, failure, objects, records, accepted, refused, malformed, damaged
+			       coalesce(polled_at, 'epoch'), coalesce(succeeded_at, 'epoch'), failures, failure, objects, records, accepted, refused, malformed, damaged, metered
 			from connection.bedrock where tenant_id = $1 and removed_at is null and connection_id > $2 order by connection_id limit $3`, string(id), after, limit)
 		if err != nil {
 			return err
@@ -107,7 +107,7 @@ func scan(rows postgres.Rows, id tenant.ID) (list []Bedrock, err error) {
 		p, t := &c.Place, &c.State
 		err := rows.Scan(&c.ID, &c.Name, &p.Source, &p.Bucket, &p.Prefix, &p.Queue, &p.LogGroup, &p.Region, &p.RoleARN, &p.ExternalID,
 			&c.CreatedAt, &c.CreatedBy, &c.Paused, &t.PolledAt, &t.SucceededAt, &t.Failures, &t.Failure,
-			&t.Objects, &t.Records, &t.Accepted, &t.Refused, &t.Malformed, &t.Damaged)
+			&t.Objects, &t.Records, &t.Accepted, &t.Refused, &t.Malformed, &t.Damaged, &t.Metered)
 		if err != nil {
 			return nil, err
 		}

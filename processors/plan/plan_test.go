@@ -200,7 +200,25 @@ func TestCoverageIsForItsTenant(t *testing.T) {
 			t.Errorf("%s: %d %x %d %v", want.Tenant, seq, hash, received, err)
 		}
 	}
-	err := app.InTenant(ctx, "acme", func(tx postgres.Tx) error {
+	conn, err := pgx.Connect(ctx, l.AdminDSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	for id, seq := range map[string]int64{"acme": 5, "charlie": 6} { // the latter has nothing stored
+		if _, err := conn.Exec(ctx, `
+			insert into ledger.head (tenant_id, partition, seq, chain, key_epoch, received_at) values ($1, 0, $2, sha256(''), 1, now())
+			on conflict (tenant_id) do update set seq = excluded.seq`, id, seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id, want := range map[tenant.ID][3]int64{"acme": {5, 3, 11}, "charlie": {6, 0, 0}, "nobody": {}} {
+		newest, stored, received, err := c.Progress(ctx, id)
+		if got := [3]int64{newest, stored, received}; err != nil || got != want {
+			t.Errorf("progress of %s: %v, want %v, %v", id, got, want, err)
+		}
+	}
+	err = app.InTenant(ctx, "acme", func(tx postgres.Tx) error {
 		var n int
 		err := tx.QueryRow(ctx, "select count(*) from processors.coverage").Scan(&n)
 		if n != 1 {

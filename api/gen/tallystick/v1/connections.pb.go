@@ -170,7 +170,9 @@ type Connection struct {
 	Refused   int64 `protobuf:"varint,22,opt,name=refused,proto3" json:"refused,omitempty"`
 	Malformed int64 `protobuf:"varint,23,opt,name=malformed,proto3" json:"malformed,omitempty"`
 	// Objects that could not be read to their end.
-	Damaged       int64 `protobuf:"varint,24,opt,name=damaged,proto3" json:"damaged,omitempty"`
+	Damaged int64 `protobuf:"varint,24,opt,name=damaged,proto3" json:"damaged,omitempty"`
+	// Records of calls that the metering proxy has entries of: no event is made of them.
+	Metered       int64 `protobuf:"varint,25,opt,name=metered,proto3" json:"metered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -369,6 +371,13 @@ func (x *Connection) GetMalformed() int64 {
 func (x *Connection) GetDamaged() int64 {
 	if x != nil {
 		return x.Damaged
+	}
+	return 0
+}
+
+func (x *Connection) GetMetered() int64 {
+	if x != nil {
+		return x.Metered
 	}
 	return 0
 }
@@ -825,7 +834,7 @@ const file_tallystick_v1_connections_proto_rawDesc = "" +
 	"\tqueue_url\x18\x06 \x01(\tR\bqueueUrl\x12\x1b\n" +
 	"\tlog_group\x18\a \x01(\tR\blogGroup\x12\x16\n" +
 	"\x06region\x18\b \x01(\tR\x06region\x12\x19\n" +
-	"\brole_arn\x18\t \x01(\tR\aroleArn\"\xfa\x05\n" +
+	"\brole_arn\x18\t \x01(\tR\aroleArn\"\x94\x06\n" +
 	"\n" +
 	"Connection\x12#\n" +
 	"\rconnection_id\x18\x01 \x01(\tR\fconnectionId\x12\x1b\n" +
@@ -855,7 +864,8 @@ const file_tallystick_v1_connections_proto_rawDesc = "" +
 	"\baccepted\x18\x15 \x01(\x03R\baccepted\x12\x18\n" +
 	"\arefused\x18\x16 \x01(\x03R\arefused\x12\x1c\n" +
 	"\tmalformed\x18\x17 \x01(\x03R\tmalformed\x12\x18\n" +
-	"\adamaged\x18\x18 \x01(\x03R\adamaged\"q\n" +
+	"\adamaged\x18\x18 \x01(\x03R\adamaged\x12\x18\n" +
+	"\ametered\x18\x19 \x01(\x03R\ametered\"q\n" +
 	"\x16ListConnectionsRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
