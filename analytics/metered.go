@@ -18,10 +18,11 @@ import (
 // that an entry which is not found there may exist. Ask again later.
 var ErrBehind = errors.New("analytics: ClickHouse does not have all of the tenant's entries yet")
 
+// LongestCall bounds how long a call takes, and so how far apart the times are that its
+// reporters give it. Bedrock ends one after an hour.
+const LongestCall = time.Hour
+
 const (
-	// longestCall bounds how long a call takes, and so how far apart the times are that
-	// its reporters give it. Bedrock ends one after an hour.
-	longestCall = time.Hour
 	// catchUp is how long a look-up waits for entries that are on their way, and
 	// catchUpPause how often it looks.
 	catchUp      = 5 * time.Second
@@ -31,10 +32,9 @@ const (
 // ProgressReader knows how far a tenant's ledger is, and how far of it is in
 // ClickHouse.
 type ProgressReader interface {
-	// Progress returns the number of the newest entry in the ledger, that of the newest
-	// one which is stored with all before it, and the greatest received_at up to there
-	// in unix nanoseconds.
-	Progress(ctx context.Context, id tenant.ID) (newest, stored, receivedAt int64, err error)
+	// Progress returns the number of the newest entry in the ledger, and that of the
+	// newest one which is stored with all before it.
+	Progress(ctx context.Context, id tenant.ID) (newest, stored int64, err error)
 }
 
 // Metered knows the calls that the metering proxy has entries of, for those who read
@@ -49,21 +49,43 @@ func NewMetered(reporter *Reporter, progress ProgressReader) *Metered {
 	return &Metered{reporter, progress}
 }
 
-// Calls returns which of some calls, which a provider logged between two times, the
-// proxy has entries of: by the provider's id of the request, with the tokens that the
-// entry has in all. A call is known by tenant, provider, id and time within longestCall.
-//
-// What was in the ledger when Calls began is found. It waits a moment for what is not
-// in ClickHouse of that; then the error is ErrBehind. It never answers without knowing.
-func (m *Metered) Calls(ctx context.Context, id tenant.ID, requests []string, first, last time.Time) (map[string]int64, error) {
-	from, until := first.Add(-longestCall), last.Add(longestCall)
-	stored, err := m.caughtUp(ctx, id, until)
-	if err != nil {
-		return nil, err
+// CaughtUp waits a moment until all that the ledger has of the tenant now is in
+// ClickHouse, and returns the number of the newest entry there; then the error is
+// ErrBehind.
+func (m *Metered) CaughtUp(ctx context.Context, id tenant.ID) (stored int64, err error) {
+	goal := int64(-1)
+	for deadline := time.Now().Add(catchUp); ; {
+		newest, stored, err := m.progress.Progress(ctx, id)
+		if err != nil {
+			return 0, fmt.Errorf("read what ClickHouse covers: %w", err)
+		}
+		if goal < 0 {
+			goal = newest
+		}
+		if stored >= goal {
+			return stored, nil
+		}
+		if time.Now().After(deadline) {
+			return 0, fmt.Errorf("%w: it has %d of %d", ErrBehind, stored, goal)
+		}
+		select {
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		case <-time.After(catchUpPause):
+		}
 	}
+}
+
+// Calls returns which of some calls, which a provider logged between two times, the
+// proxy has entries of, among the tenant's entries up to the number that CaughtUp gave:
+// by the provider's id of the request, with the tokens that the entry has in all. A call
+// is known by tenant, provider, id and time within LongestCall. The error is ErrBehind
+// for a store that has lost such entries.
+func (m *Metered) Calls(ctx context.Context, id tenant.ID, stored int64, requests []string, first, last time.Time) (map[string]int64, error) {
+	from, until := first.Add(-LongestCall), last.Add(LongestCall)
 	announced, found := int64(0), map[string]int64{}
 	params := map[string]string{"start": intParam(from.UnixMicro()), "end": intParam(until.UnixMicro()), "requests": stringsParam(requests)}
-	err = m.reporter.read(ctx, id, meteredSQL, params, func(rows driver.Rows) error {
+	err := m.reporter.read(ctx, id, meteredSQL, params, func(rows driver.Rows) error {
 		for rows.Next() {
 			var request string
 			var used int64
@@ -85,32 +107,6 @@ func (m *Metered) Calls(ctx context.Context, id tenant.ID, requests []string, fi
 		return nil, fmt.Errorf("%w: of %d entries that it had it knows %d", ErrBehind, stored, announced)
 	}
 	return found, nil
-}
-
-// caughtUp waits until all that the ledger has now is stored, or all that was received
-// until then, and returns how far that is.
-func (m *Metered) caughtUp(ctx context.Context, id tenant.ID, until time.Time) (stored int64, err error) {
-	goal := int64(-1)
-	for deadline := time.Now().Add(catchUp); ; {
-		newest, stored, receivedAt, err := m.progress.Progress(ctx, id)
-		if err != nil {
-			return 0, fmt.Errorf("read what ClickHouse covers: %w", err)
-		}
-		if goal < 0 {
-			goal = newest
-		}
-		if stored >= goal || receivedAt > until.UnixNano() {
-			return stored, nil
-		}
-		if time.Now().After(deadline) {
-			return 0, fmt.Errorf("%w: it has %d of %d", ErrBehind, stored, goal)
-		}
-		select {
-		case <-ctx.Done():
-			return 0, context.Cause(ctx)
-		case <-time.After(catchUpPause):
-		}
-	}
 }
 
 // loggedProvider is the provider whose logs of calls are read by ingest/bedrock.

@@ -16,14 +16,14 @@ import (
 )
 
 // progress says how far the ledger is, by the number of questions before.
-type progress func(asked int) (newest, stored, receivedAt int64, err error)
+type progress func(asked int) (newest, stored int64, err error)
 
 type progressReader struct {
 	of    progress
 	asked int
 }
 
-func (p *progressReader) Progress(context.Context, tenant.ID) (newest, stored, receivedAt int64, err error) {
+func (p *progressReader) Progress(context.Context, tenant.ID) (newest, stored int64, err error) {
 	p.asked++
 	return p.of(p.asked - 1)
 }
@@ -32,7 +32,12 @@ func (p *progressReader) Progress(context.Context, tenant.ID) (newest, stored, r
 func metered(of progress) func(*testing.T, *analytics.Reporter, tenant.ID, ...string) (map[string]int64, error) {
 	return func(t *testing.T, r *analytics.Reporter, id tenant.ID, requests ...string) (map[string]int64, error) {
 		t.Helper()
-		return analytics.NewMetered(r, &progressReader{of: of}).Calls(t.Context(), id, requests, march, march.Add(time.Minute))
+		m := analytics.NewMetered(r, &progressReader{of: of})
+		stored, err := m.CaughtUp(t.Context(), id)
+		if err != nil {
+			return nil, err
+		}
+		return m.Calls(t.Context(), id, stored, requests, march, march.Add(time.Minute))
 	}
 }
 
@@ -76,12 +81,12 @@ func TestMeteredCalls(t *testing.T) {
 	for range 500 { // as many as an importer asks for at once
 		all = append(all, fmt.Sprintf("6f1c5d5a-2f6e-4f0e-9f43-%012d", len(all)))
 	}
-	ask := metered(func(int) (int64, int64, int64, error) { return 2, 2, 0, nil })
+	ask := metered(func(int) (int64, int64, error) { return 2, 2, nil })
 	for id, want := range map[tenant.ID]map[string]int64{
 		"acme": {"both": 55, "edge of the hour": 55, "it's ünusual', 'x": 55}, "bravo": {"both": 77, "theirs": 55}, "charlie": {},
 	} {
 		if id == "charlie" {
-			ask = metered(func(int) (int64, int64, int64, error) { return 0, 0, 0, nil })
+			ask = metered(func(int) (int64, int64, error) { return 0, 0, nil })
 		}
 		if got, err := ask(t, r, id, all...); err != nil || !maps.Equal(got, want) {
 			t.Errorf("%s: %v, want %v (%v)", id, got, want, err)
@@ -95,17 +100,15 @@ func TestMeteredNeverGuesses(t *testing.T) {
 	g := newTraffic(3, 1, march, time.Hour)
 	store(t, analytics.NewWriter(writer), "one", 1, g.entries(20))
 	r, away := analytics.NewReporter(reader, nil, time.Now), errors.New("away")
-	long := march.Add(2 * time.Hour).UnixNano()
 	for name, c := range map[string]struct {
 		of   progress
 		want error
 	}{
-		"at rest":                    {func(int) (int64, int64, int64, error) { return 20, 20, 0, nil }, nil},
-		"catching up":                {func(n int) (int64, int64, int64, error) { return 20 + int64(n), 17 + int64(n), 0, nil }, nil},
-		"behind":                     {func(n int) (int64, int64, int64, error) { return 20, 19, 0, nil }, analytics.ErrBehind},
-		"behind, with what is newer": {func(n int) (int64, int64, int64, error) { return 21, 20, long, nil }, nil},
-		"without what it had":        {func(int) (int64, int64, int64, error) { return 21, 21, 0, nil }, analytics.ErrBehind},
-		"cannot be asked":            {func(int) (int64, int64, int64, error) { return 0, 0, 0, away }, away},
+		"at rest":             {func(int) (int64, int64, error) { return 20, 20, nil }, nil},
+		"catching up":         {func(n int) (int64, int64, error) { return 20 + int64(n), 17 + int64(n), nil }, nil},
+		"behind":              {func(n int) (int64, int64, error) { return 20, 19, nil }, analytics.ErrBehind},
+		"without what it had": {func(int) (int64, int64, error) { return 21, 21, nil }, analytics.ErrBehind},
+		"cannot be asked":     {func(int) (int64, int64, error) { return 0, 0, away }, away},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -120,7 +123,7 @@ func TestMeteredNeverGuesses(t *testing.T) {
 func TestMeteredStoreAway(t *testing.T) {
 	_, reader := newStore(t)
 	r := analytics.NewReporter(reader, nil, time.Now)
-	ask := metered(func(int) (int64, int64, int64, error) { return 0, 0, 0, nil })
+	ask := metered(func(int) (int64, int64, error) { return 0, 0, nil })
 	if found, err := ask(t, r, "acme", "x"); err != nil || len(found) != 0 {
 		t.Fatal(found, err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/tallystick/tallystick/analytics"
@@ -20,7 +21,7 @@ const (
 )
 
 // loggedCalls answers which of the calls that a provider logged the metering proxy has
-// metered, of all whose events the log had when it was asked: those that are not in the
+// metered, of all whose events the log had at some time: those that are not in the
 // ledger yet, and of these not in ClickHouse, are waited for.
 type loggedCalls struct {
 	metered *analytics.Metered
@@ -28,16 +29,56 @@ type loggedCalls struct {
 	topic   ledger.Topic // of the events
 	ends    func(context.Context) ([]int64, error)
 	wait    time.Duration
+
+	mu   sync.Mutex // protects seen
+	seen map[tenant.ID]reached
+}
+
+// reached says that what the log had at a time is in ClickHouse, and up to which entry.
+type reached struct {
+	at     time.Time
+	stored int64
 }
 
 var _ bedrock.Calls = (*loggedCalls)(nil)
 
 // Calls implements bedrock.Calls. The error is analytics.ErrBehind where the stages are.
-func (l *loggedCalls) Calls(ctx context.Context, id tenant.ID, requests []string, first, last time.Time) (map[string]int64, error) {
-	if err := l.written(ctx, id); err != nil {
+func (l *loggedCalls) Calls(ctx context.Context, id tenant.ID, requests []string, first, last, asOf time.Time) (map[string]int64, error) {
+	// Calls that ended before need nothing that came later, so old logs wait once.
+	if ended := last.Add(analytics.LongestCall); ended.Before(asOf) {
+		asOf = ended
+	}
+	stored, err := l.reach(ctx, id, asOf)
+	if err != nil {
 		return nil, err
 	}
-	return l.metered.Calls(ctx, id, requests, first, last)
+	return l.metered.Calls(ctx, id, stored, requests, first, last)
+}
+
+// reach waits until what the log had at asOf is in ClickHouse, if it was not seen there
+// before, and returns up to which entry it is.
+func (l *loggedCalls) reach(ctx context.Context, id tenant.ID, asOf time.Time) (int64, error) {
+	l.mu.Lock()
+	seen, ok := l.seen[id]
+	l.mu.Unlock()
+	if ok && !seen.at.Before(asOf) {
+		return seen.stored, nil
+	}
+	now := reached{at: time.Now()}
+	err := l.written(ctx, id)
+	if err == nil {
+		now.stored, err = l.metered.CaughtUp(ctx, id)
+	}
+	if err != nil {
+		return 0, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.seen == nil {
+		l.seen = map[tenant.ID]reached{}
+	}
+	l.seen[id] = now
+	return now.stored, nil
 }
 
 // written waits until the ledger's writer has done what the tenant's partition has now.

@@ -166,7 +166,7 @@ func TestLoggedCallsWaitForTheLedger(t *testing.T) {
 	mine := tenant.ID("acme").Partition(partitions)
 	ends := make([]int64, partitions)
 	for i := range ends {
-		ends[i] = 99 // of no concern
+		ends[i] = 99 // the ledger has none of them
 	}
 	l := &loggedCalls{app: db.Open(t, postgres.RoleApp), topic: topic, ends: func(context.Context) ([]int64, error) { return ends, nil }, wait: 200 * time.Millisecond}
 	ends[mine] = 0
@@ -181,7 +181,7 @@ func TestLoggedCallsWaitForTheLedger(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Calls(t.Context(), "acme", []string{"x"}, time.Now(), time.Now()); !errors.Is(err, analytics.ErrBehind) {
+	if _, err := l.Calls(t.Context(), "acme", []string{"x"}, time.Now(), time.Now(), time.Now()); !errors.Is(err, analytics.ErrBehind) {
 		t.Errorf("one record behind: %v", err)
 	}
 	l.wait = time.Minute
@@ -193,13 +193,27 @@ func TestLoggedCallsWaitForTheLedger(t *testing.T) {
 	if err := l.written(t.Context(), "acme"); err != nil {
 		t.Errorf("caught up: %v", err)
 	}
+	// What was reached is not waited for again by what is older.
+	now := time.Now()
+	l.seen = map[tenant.ID]reached{"acme": {at: now, stored: 5}}
+	ends[mine] = 18
+	if stored, err := l.reach(t.Context(), "acme", now); err != nil || stored != 5 {
+		t.Errorf("as of what was reached: %d, %v", stored, err)
+	}
+	l.wait = 0
+	if _, err := l.reach(t.Context(), "acme", now.Add(time.Millisecond)); !errors.Is(err, analytics.ErrBehind) {
+		t.Errorf("as of later: %v", err)
+	}
+	if _, err := l.reach(t.Context(), "bravo", now); !errors.Is(err, analytics.ErrBehind) {
+		t.Errorf("another tenant: %v", err)
+	}
 	l.topic.ID, l.wait = [16]byte{8}, 0
 	if err := l.written(t.Context(), "acme"); !errors.Is(err, analytics.ErrBehind) {
 		t.Errorf("another topic: %v", err)
 	}
 	away := errors.New("away")
 	l.ends = func(context.Context) ([]int64, error) { return nil, away }
-	if _, err := l.Calls(t.Context(), "acme", []string{"x"}, time.Now(), time.Now()); !errors.Is(err, away) {
+	if _, err := l.Calls(t.Context(), "acme", []string{"x"}, time.Now(), time.Now(), time.Now()); !errors.Is(err, away) {
 		t.Errorf("no broker: %v", err)
 	}
 }

@@ -40,9 +40,9 @@ type Settings interface {
 // Calls knows the calls that the metering proxy has entries of; *analytics.Metered does.
 type Calls interface {
 	// Calls returns which of some calls of a tenant, logged between two times, the proxy
-	// has entries of: by request id, with the tokens of the entry. Any error means that
-	// it is not known.
-	Calls(ctx context.Context, id tenant.ID, requests []string, first, last time.Time) (map[string]int64, error)
+	// has entries of, as far as their events were in the log at asOf: by request id, with
+	// the tokens of the entry. Any error means that it is not known.
+	Calls(ctx context.Context, id tenant.ID, requests []string, first, last, asOf time.Time) (map[string]int64, error)
 }
 
 // ErrUnasked: it is not known which of the calls the metering proxy has entries of, so
@@ -114,6 +114,7 @@ type importing struct {
 	job    *Job
 	sink   Sink
 	name   string
+	begun  time.Time
 	dec    *Decoder
 	rec    Record
 	events []event.Event
@@ -132,7 +133,7 @@ func (j *Job) Import(ctx context.Context, sink Sink, name string, object io.Read
 	src, err := plain(object)
 	if err == nil {
 		defer src.Close()
-		im := &importing{job: j, sink: sink, name: name, dec: NewDecoder(src, j.Key), sum: sum}
+		im := &importing{job: j, sink: sink, name: name, begun: time.Now(), dec: NewDecoder(src, j.Key), sum: sum}
 		err = im.run(ctx)
 	}
 	if errors.Is(err, ErrDamaged) {
@@ -265,7 +266,7 @@ func (im *importing) leaveMetered(ctx context.Context) error {
 	if len(requests) == 0 {
 		return nil
 	}
-	metered, err := im.job.Calls.Calls(ctx, im.job.Tenant, requests, time.Unix(0, first), time.Unix(0, last))
+	metered, err := im.job.Calls.Calls(ctx, im.job.Tenant, requests, time.Unix(0, first), time.Unix(0, last), im.begun)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnasked, err)
 	}

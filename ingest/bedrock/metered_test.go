@@ -22,10 +22,11 @@ type proxied struct {
 	err   error
 	asked [][]string
 	span  []time.Duration
+	asOf  []time.Time
 }
 
-func (p *proxied) Calls(_ context.Context, id tenant.ID, requests []string, first, last time.Time) (map[string]int64, error) {
-	p.asked, p.span = append(p.asked, requests), append(p.span, last.Sub(first))
+func (p *proxied) Calls(_ context.Context, id tenant.ID, requests []string, first, last, asOf time.Time) (map[string]int64, error) {
+	p.asked, p.span, p.asOf = append(p.asked, requests), append(p.span, last.Sub(first)), append(p.asOf, asOf)
 	return p.calls[id], p.err
 }
 
@@ -51,6 +52,9 @@ func TestMeteredRecordsAreLeftOut(t *testing.T) {
 	}
 	if len(w.log.ids()) != 599 || len(asked.asked) != 2 || len(asked.asked[0]) != 500 || len(asked.asked[1]) != 100 || asked.span[0] != 0 {
 		t.Errorf("%d events, %d questions over %v", len(w.log.ids()), len(asked.asked), asked.span)
+	}
+	if asked.asOf[0] != asked.asOf[1] || asked.asOf[0].IsZero() {
+		t.Errorf("an object was asked for as of %v", asked.asOf) // it would wait for its own events
 	}
 	if !strings.Contains(w.said.String(), "other tokens") {
 		t.Error("nothing is said of the record with other tokens")

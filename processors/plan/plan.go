@@ -289,19 +289,19 @@ func (c *Coverage) Coverage(ctx context.Context, id tenant.ID) (seq int64, hash 
 	return seq, hash, receivedAt, err
 }
 
-// Progress is the number of the tenant's newest entry in the ledger, and what
-// Coverage says; zeros for a tenant that the ledger does not know.
-func (c *Coverage) Progress(ctx context.Context, id tenant.ID) (newest, stored, receivedAt int64, err error) {
+// Progress is the number of the tenant's newest entry in the ledger, and that of
+// Coverage; zeros for a tenant that the ledger does not know.
+func (c *Coverage) Progress(ctx context.Context, id tenant.ID) (newest, stored int64, err error) {
 	err = c.db.InTenant(ctx, id, func(tx postgres.Tx) error {
 		return tx.QueryRow(ctx, `
-			select h.seq, coalesce(c.seq, 0), coalesce(c.received_at, 0)
+			select h.seq, coalesce(c.seq, 0)
 			from ledger.head h left join processors.coverage c using (tenant_id) where h.tenant_id = $1`, string(id)).
-			Scan(&newest, &stored, &receivedAt)
+			Scan(&newest, &stored)
 	})
 	if postgres.IsNoRows(err) {
-		return 0, 0, 0, nil
+		return 0, 0, nil
 	}
-	return newest, stored, receivedAt, err
+	return newest, stored, err
 }
 
 // classify turns what the server says into the stage's errors.
