@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/tallystick/tallystick/internal/http1"
 )
 
 const (
@@ -26,9 +28,6 @@ const (
 	// linkBuffer is small because many streams are idle; bodies are mostly read past it.
 	linkBuffer = 2 << 10
 )
-
-// errHeaders is an answer whose headers are too large.
-var errHeaders = errors.New("proxy: the provider's headers are too large")
 
 // Upstream sends requests to providers: connections are kept, no redirect is
 // followed, nothing is decompressed, and nothing is sent twice.
@@ -135,7 +134,8 @@ func (u *Upstream) dial(ctx context.Context, scheme, host string) (*link, error)
 		}
 		l.conn = secure
 	}
-	l.in = bufio.NewReaderSize(l, linkBuffer)
+	l.from = http1.Limited{From: l.conn, Left: -1}
+	l.in = bufio.NewReaderSize(&l.from, linkBuffer)
 	return l, nil
 }
 
@@ -203,23 +203,8 @@ type link struct {
 	raw   net.Conn
 	in    *bufio.Reader
 	out   []byte
-	since time.Time // idle
-	left  int64     // bytes that headers may still have, -1 is no bound
-}
-
-// Read implements io.Reader for in: the connection, bounded while headers are read.
-func (l *link) Read(p []byte) (int, error) {
-	if l.left == 0 {
-		return 0, errHeaders
-	}
-	if l.left > 0 && int64(len(p)) > l.left {
-		p = p[:l.left]
-	}
-	n, err := l.conn.Read(p)
-	if l.left > 0 {
-		l.left -= int64(n)
-	}
-	return n, err
+	since time.Time     // idle
+	from  http1.Limited // of in
 }
 
 // roundTrip writes the request and reads the answer's headers.
@@ -286,9 +271,9 @@ func plainValue(s string) bool {
 // readAnswer reads the answer's headers, passing over interim ones.
 func (l *link) readAnswer(req *http.Request) (*http.Response, error) {
 	for range 5 {
-		l.left = l.up.headers
+		l.from.Left = l.up.headers
 		answer, err := http.ReadResponse(l.in, req)
-		l.left = -1
+		l.from.Left = -1
 		if err != nil {
 			return nil, err
 		}
@@ -297,7 +282,7 @@ func (l *link) readAnswer(req *http.Request) (*http.Response, error) {
 			return answer, nil
 		}
 	}
-	return nil, errHeaders
+	return nil, http1.ErrHeaders
 }
 
 // answerBody gives the connection back at its end.

@@ -54,7 +54,7 @@ type conn struct {
 	socket syscall.RawConn // nil is none
 	remote string
 	in     *bufio.Reader // nil while nothing is read
-	left   int64         // bytes that headers may yet have, -1 is no bound
+	from   Limited       // of in
 	served bool          // a request
 	posted bool          // the last one
 	body   body
@@ -72,7 +72,7 @@ type conn struct {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{srv: s, raw: nc, rwc: nc, remote: nc.RemoteAddr().String(), left: -1}
+	c := &conn{srv: s, raw: nc, rwc: nc, remote: nc.RemoteAddr().String(), from: Limited{Left: -1}}
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			c.socket = raw
@@ -160,24 +160,6 @@ func (c *conn) giveReader() {
 	}
 }
 
-// Read implements io.Reader for in: the connection, bounded while headers are read.
-func (c *conn) Read(p []byte) (int, error) {
-	if c.left == 0 {
-		return 0, errHeaders
-	}
-	if c.left > 0 && int64(len(p)) > c.left {
-		p = p[:c.left]
-	}
-	n, err := c.rwc.Read(p)
-	if c.left > 0 {
-		c.left -= int64(n)
-	}
-	return n, err
-}
-
-// errHeaders are headers beyond MaxHeaderBytes.
-var errHeaders = errors.New("http1: the headers are too large")
-
 // allow bounds what is read from now on; 0 is no bound. It reports that the bound before
 // has passed: nothing can be read any more then.
 func (c *conn) allow(d time.Duration) (late bool) {
@@ -234,7 +216,8 @@ func (c *conn) cut(cause error) {
 func (c *conn) await() bool {
 	if c.in == nil {
 		c.in = readers.Get().(*bufio.Reader)
-		c.in.Reset(c)
+		c.from.From = c.rwc
+		c.in.Reset(&c.from)
 	}
 	wait, begins := c.srv.IdleTimeout, 4 // bytes by which a request begins; fewer are its end
 	if !c.served {
@@ -272,30 +255,12 @@ func (c *conn) call(turn int64) (parked bool) {
 	if !c.body.ended {
 		c.body.from, c.body.to = r, own
 	}
-	err = c.handle(own)
-	if c.turn.Load() != turn {
-		return true
-	}
-	if err != nil {
-		c.res.err = err
-	}
-	return false
+	c.srv.Handler.ServeHTTP(&c.res, own)
+	return c.turn.Load() != turn
 }
 
 // errHeaderTime are headers that took longer than HeaderTimeout.
 var errHeaderTime = errors.New("http1: the headers took too long")
-
-// handle calls the Handler.
-func (c *conn) handle(r *http.Request) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = errCut
-			c.srv.panicked(c.remote, v)
-		}
-	}()
-	c.srv.Handler.ServeHTTP(&c.res, r)
-	return nil
-}
 
 // over ends the call, and reports whether the connection can carry another.
 func (c *conn) over() bool {
@@ -355,12 +320,12 @@ func (c *conn) request() (*http.Request, error) {
 		lines, _ := c.in.Peek(4) // the parser meets the error again
 		_, _ = c.in.Discard(len(lines) - len(bytes.TrimLeft(lines, "\r\n")))
 	}
-	c.left = int64(c.srv.MaxHeaderBytes) + readBuffer // what is read ahead may be the body's
+	c.from.Left = int64(c.srv.MaxHeaderBytes) + readBuffer // what is read ahead may be the body's
 	r, err := http.ReadRequest(c.in)
-	if c.left == 0 && err != nil {
-		err = errHeaders
+	if c.from.Left == 0 && err != nil {
+		err = ErrHeaders
 	}
-	c.left = -1
+	c.from.Left = -1
 	if err != nil {
 		return nil, err
 	}
@@ -414,7 +379,7 @@ func (c *conn) refuse(err error) {
 	var broken *net.OpError
 	switch {
 	case errors.As(err, &bad):
-	case errors.Is(err, errHeaders):
+	case errors.Is(err, ErrHeaders):
 		bad = badRequest{http.StatusRequestHeaderFieldsTooLarge, "the headers are too large"}
 	case errors.Is(err, errHeaderTime), errors.Is(err, io.EOF), errors.As(err, &broken), errors.Is(err, os.ErrDeadlineExceeded):
 		return

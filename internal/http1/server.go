@@ -6,7 +6,7 @@
 //
 // Why not net/http's: it reads each connection in a second goroutine while a handler
 // works, to notice that the client has gone, and sets deadlines for each request. On
-// the metering proxy that was a fifth of the CPU of a call, and a silent stream held
+// the metering proxy that was a quarter of the CPU of a call, and a silent stream held
 // 45 KiB where it holds 20 KiB parked (docs/decisions/0012). Here one sweep every
 // SweepInterval looks after deadlines, and one epoll instance after clients that leave.
 // Requests are parsed by net/http's own parser, so what is a valid request, and where
