@@ -104,8 +104,10 @@ func (a *app) startProxy(ctx context.Context, tlsConfig *tls.Config) error {
 	if err != nil {
 		return err
 	}
-	a.metering.calls = otlp.NewMetered(time.Now)
-	parts.Metered = a.metering.calls
+	if a.cfg.Target.Runs(config.TargetIngest) { // else nobody here asks
+		a.metering.calls = otlp.NewMetered(time.Now)
+		parts.Metered = a.metering.calls
+	}
 	p, err := proxy.New(parts, proxy.Options{
 		ProducerID: a.proxyID(), Providers: providers, FailOpen: a.cfg.Proxy.FailOpen,
 		MaxBodyBytes: a.cfg.Proxy.MaxBodyBytes, MaxCalls: a.cfg.Proxy.MaxCalls, Logger: a.log,

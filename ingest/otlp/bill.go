@@ -44,11 +44,16 @@ func (b *batch) throughGateway(f *facts) bool {
 	return true
 }
 
+// addressed says whether the facts state where the call went.
+func (f *facts) addressed() bool { return f.text[serverAddress] != "" || f.text[baseURL] != "" }
+
 const throughGateway = "calls through the metering proxy, or another gateway of otlp.billed_elsewhere, are not counted again"
 
 // metered says whether the proxy beside us has made the event of the call already.
-func (b *batch) metered(e *event.Event) bool {
-	if !b.gateways.Metered.has(e) {
+// addressed is that the report states where the call went, which is no gateway: then
+// only an id makes it the proxy's, not that it looks like one of the proxy's calls.
+func (b *batch) metered(e *event.Event, addressed bool) bool {
+	if e.ProviderRequestID == "" && addressed || !b.gateways.Metered.has(e) {
 		return false
 	}
 	b.warn(throughGateway)

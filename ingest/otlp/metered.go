@@ -18,7 +18,8 @@ import (
 // reports state alike; a report without tokens by the ids alone, as it costs nothing.
 // Where the response's body has no id, as of embeddings and errors, a report has none
 // either: then it is of the call of the same model and as many tokens that took place
-// while the client waited, and of no call that another report is of.
+// while the client waited, and of no call that another report is of. A report that states
+// where its call went is known by an id or not at all.
 //
 // It holds at least meteredTime, and when there are very many calls the newest; after a
 // restart it begins anew. The zero value is not ready: use NewMetered.

@@ -156,3 +156,26 @@ span 2
 		}
 	}
 }
+
+// A report without an id that states where its call went, which is not the proxy, is of no
+// call that merely looks like it.
+func TestMeteredCallsHaveNoOtherAddress(t *testing.T) {
+	for address, want := range map[string]int{"": 0, "  server.address=\"api.openai.com\"\n": 1, "  gen_ai.openai.api_base=\"https://api.openai.com/v1\"\n": 1} {
+		spans := parseCase(t, `span 1
+  gen_ai.operation.name="embeddings"
+  gen_ai.provider.name="openai"
+  gen_ai.request.model="embed"
+  gen_ai.usage.input_tokens=512
+`+address)
+		start := int64(spans.traces.GetResourceSpans()[0].GetScopeSpans()[0].GetSpans()[0].GetStartTimeUnixNano())
+		m := NewMetered(now)
+		m.Note(&event.Event{Tenant: "acme", Model: "embed", OccurredAt: start, Tokens: tokens.Vector{tokens.Input: 512}}, "", "")
+		b, err := signals[0].decode(body(t, &spans.traces), false, &batch{tenant: "acme", gateways: &Gateways{Metered: m}}, http.Header{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(b.events) != want || b.elsewhere != 1-want {
+			t.Errorf("%q: %d events and %d elsewhere, want %d", address, len(b.events), b.elsewhere, want)
+		}
+	}
+}

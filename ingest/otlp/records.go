@@ -73,7 +73,7 @@ func (b *batch) record(t *tool, find map[string]int, r *logspb.LogRecord, rl *lo
 	}
 	e.ID = event.DerivedID(b.tenant, "otlp/"+t.name, upstream, end, e.Model, &e.Tokens, f.num[sequence])
 	b.attribute(&e, &f)
-	if b.metered(&e) {
+	if b.metered(&e, f.addressed()) {
 		b.elsewhere++
 		return
 	}

@@ -19,6 +19,7 @@ type call struct {
 	same   bool // one of them has its response id
 
 	elsewhere bool // billed elsewhere
+	addressed bool // it states where it went
 }
 
 // spans makes events of the spans that are calls. Spans of tools that report
@@ -45,7 +46,7 @@ func (b *batch) spans(data []*tracepb.ResourceSpans) {
 		}
 	}
 	for _, c := range outermostRemoved(calls, parents) {
-		if c.elsewhere || b.metered(&c.event) {
+		if c.elsewhere || b.metered(&c.event, c.addressed) {
 			b.elsewhere++
 			continue
 		}
@@ -65,7 +66,7 @@ func (b *batch) span(s *tracepb.Span, rs *tracepb.ResourceSpans, scope string) *
 	f.read(rs.GetResource().GetAttributes(), aliasTable, aliasOfResource)
 	c := &call{
 		span: spanKey(s.GetTraceId(), s.GetSpanId()), parent: spanKey(s.GetTraceId(), s.GetParentSpanId()),
-		elsewhere: b.billedElsewhere(&f),
+		elsewhere: b.billedElsewhere(&f), addressed: f.addressed(),
 	}
 	e := &c.event
 	f.event(e, false, false)
