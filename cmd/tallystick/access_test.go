@@ -38,34 +38,17 @@ import (
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/config"
 	"github.com/tallystick/tallystick/internal/tenant"
+	"github.com/tallystick/tallystick/internal/testenv/testlog"
 
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 )
-
-// lockedBuffer is a log that is read while it is written.
-type lockedBuffer struct {
-	mu  sync.Mutex // protects buf
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) Bytes() []byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return bytes.Clone(b.buf.Bytes())
-}
 
 // accessWorld is the whole program in this process, over TLS.
 type accessWorld struct {
 	t             *testing.T
 	app           *app
 	dir           string
-	log           lockedBuffer
+	log           testlog.Buffer
 	roots         *x509.CertPool
 	client        *http.Client
 	admin         string

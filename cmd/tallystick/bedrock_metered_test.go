@@ -115,26 +115,16 @@ func TestProxiedCallsAreInTheLogsToo(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.cli(exitOK, "bedrock", "connect", "logs", "--tenant", "acme", "--source", "directory", "--prefix", "acme")
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	await(t, "the directory is read, and what the proxy has metered left out", time.Minute, func() bool {
 		out := w.cli(exitOK, "bedrock", "list", "--tenant", "acme", "--json")
-		if strings.Contains(out, `"accepted":"1"`) && strings.Contains(out, fmt.Sprintf(`"metered":"%d"`, proxied)) {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the directory was not read so: %s", out)
-		}
-	}
+		return strings.Contains(out, `"accepted":"1"`) && strings.Contains(out, fmt.Sprintf(`"metered":"%d"`, proxied))
+	})
 	for tenant, want := range map[string]int64{"acme": proxied + 1, "bravo": proxied + 1} {
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		await(t, fmt.Sprintf("%s has %d entries", tenant, want), time.Minute, func() bool {
 			var s pb.SummaryResponse
 			err := w.api.call(t.Context(), "/v1/reports/summary:query", &pb.SummaryRequest{TenantId: tenant, Window: &pb.Window{Name: "7d"}}, &s)
-			if err == nil && s.GetTotals().GetRequests() == want && s.GetCoverage().GetExact() {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s has %v, want %d entries: %v", tenant, s.GetTotals(), want, err)
-			}
-		}
+			return err == nil && s.GetTotals().GetRequests() == want && s.GetCoverage().GetExact()
+		})
 	}
 }
 

@@ -250,7 +250,7 @@ func TestLiteLLMThroughTheProxy(t *testing.T) {
 	odd := with(`"planted"`, "c-6")
 
 	log := &doortest.Log{}
-	edge := &counting{Edge: doortest.NewEdge(t, log, now)}
+	edge := &doortest.Counting{Edge: doortest.NewEdge(t, log, now)}
 	send := func(body string) []event.Event {
 		t.Helper()
 		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
@@ -267,30 +267,19 @@ func TestLiteLLMThroughTheProxy(t *testing.T) {
 	if len(events) != 4 || !hasTag(&events[1], "cache_hit", "true") {
 		t.Errorf("%d events: %+v", len(events), events)
 	}
-	if want := "litellm billed_elsewhere 2"; edge.said != want {
-		t.Errorf("counted %q, want %q", edge.said, want)
+	if want := "litellm billed_elsewhere 2"; edge.Said != want {
+		t.Errorf("counted %q, want %q", edge.Said, want)
 	}
 	if events := send(through); len(events) != 0 {
 		t.Errorf("alone it made %+v", events)
 	}
-	log.Err, edge.said = kafka.ErrFull, ""
+	log.Err, edge.Said = kafka.ErrFull, ""
 	r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("["+through+","+direct+"]"))
 	r.Header.Set("Authorization", "Bearer good")
 	r.Header.Set("Content-Type", "application/json")
-	if callback.LiteLLM(edge).ServeHTTP(httptest.NewRecorder(), r); edge.said != "" {
-		t.Errorf("what will be sent again counted %q", edge.said)
+	if callback.LiteLLM(edge).ServeHTTP(httptest.NewRecorder(), r); edge.Said != "" {
+		t.Errorf("what will be sent again counted %q", edge.Said)
 	}
-}
-
-// counting is an edge that says what it counts.
-type counting struct {
-	*ingest.Edge
-	said string
-}
-
-func (c *counting) RefuseTelemetry(rcv ingest.Received, producer, rule string, n int) {
-	c.said += fmt.Sprint(producer, " ", rule, " ", n)
-	c.Edge.RefuseTelemetry(rcv, producer, rule, n)
 }
 
 func hasTag(e *event.Event, key, value string) bool {

@@ -94,6 +94,18 @@ func NewEdge(t testing.TB, log ingest.Log, now func() time.Time) *ingest.Edge {
 	return e
 }
 
+// Counting is an edge that says what it counts as refused.
+type Counting struct {
+	*ingest.Edge
+	Said string
+}
+
+// RefuseTelemetry says and counts it.
+func (c *Counting) RefuseTelemetry(rcv ingest.Received, producer, rule string, n int) {
+	c.Said += fmt.Sprint(producer, " ", rule, " ", n)
+	c.Edge.RefuseTelemetry(rcv, producer, rule, n)
+}
+
 // Events decodes the usage events among records.
 func Events(t testing.TB, recs [][]byte) (events []event.Event) {
 	t.Helper()

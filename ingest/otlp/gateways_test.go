@@ -2,7 +2,6 @@ package otlp
 
 import (
 	"bytes"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	coltracepb "go.opentelemetry.io/proto/slim/otlp/collector/trace/v1"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/tallystick/tallystick/ingest"
 	"github.com/tallystick/tallystick/ingest/doortest"
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/kafka"
@@ -103,7 +101,7 @@ span 2
   gen_ai.usage.input_tokens=11
 `)
 	log := &doortest.Log{}
-	edge := &counting{Edge: doortest.NewEdge(t, log, now)}
+	edge := &doortest.Counting{Edge: doortest.NewEdge(t, log, now)}
 	send := func(from string) *coltracepb.ExportTracePartialSuccess {
 		t.Helper()
 		r := httptest.NewRequest(http.MethodPost, "/v1/traces", bytes.NewReader(body(t, &k.traces)))
@@ -122,26 +120,15 @@ span 2
 	if events := doortest.Events(t, log.Take()); len(events) != 1 || events[0].Tokens[tokens.Input] != 11 {
 		t.Errorf("events %+v", events)
 	}
-	if edge.said != "otlp billed_elsewhere 1" || said.GetRejectedSpans() != 0 || !strings.Contains(said.GetErrorMessage(), "metering proxy") {
-		t.Errorf("counted %q, answered %v", edge.said, said)
+	if edge.Said != "otlp billed_elsewhere 1" || said.GetRejectedSpans() != 0 || !strings.Contains(said.GetErrorMessage(), "metering proxy") {
+		t.Errorf("counted %q, answered %v", edge.Said, said)
 	}
-	edge.said = ""
-	if send("192.0.2.7"); edge.said != "" || len(doortest.Events(t, log.Take())) != 2 {
-		t.Errorf("another machine's localhost is not ours: %q", edge.said)
+	edge.Said = ""
+	if send("192.0.2.7"); edge.Said != "" || len(doortest.Events(t, log.Take())) != 2 {
+		t.Errorf("another machine's localhost is not ours: %q", edge.Said)
 	}
 	log.Err = kafka.ErrFull
-	if send("127.0.0.1"); edge.said != "" {
-		t.Errorf("what will be sent again counted %q", edge.said)
+	if send("127.0.0.1"); edge.Said != "" {
+		t.Errorf("what will be sent again counted %q", edge.Said)
 	}
-}
-
-// counting is an edge that says what it counts.
-type counting struct {
-	*ingest.Edge
-	said string
-}
-
-func (c *counting) RefuseTelemetry(rcv ingest.Received, producer, rule string, n int) {
-	c.said += fmt.Sprint(producer, " ", rule, " ", n)
-	c.Edge.RefuseTelemetry(rcv, producer, rule, n)
 }

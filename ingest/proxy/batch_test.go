@@ -22,6 +22,7 @@ import (
 	"github.com/tallystick/tallystick/internal/authn"
 	"github.com/tallystick/tallystick/internal/kafka"
 	"github.com/tallystick/tallystick/internal/tenant"
+	"github.com/tallystick/tallystick/internal/testenv/testlog"
 	"github.com/tallystick/tallystick/internal/tokens"
 )
 
@@ -482,7 +483,7 @@ func TestLargeResults(t *testing.T) {
 // Fragments of prompts and answers in lines, names of lines and errors are in no event
 // and no message, also when the sink fails.
 func TestPlantedInResults(t *testing.T) {
-	var logged lockedLog
+	var logged testlog.Buffer
 	s := newShelf()
 	w := newBatchWorld(t, s, func(_ *proxy.Parts, o *proxy.Options) {
 		o.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -512,14 +513,12 @@ func TestPlantedInResults(t *testing.T) {
 			kept = fmt.Appendf(kept, "%+v\n", e)
 		}
 	}
-	logged.mu.Lock()
-	defer logged.mu.Unlock()
 	if bytes.Count(kept, []byte("\n")) < 200*7*9/10 {
 		t.Fatalf("%d events", bytes.Count(kept, []byte("\n")))
 	}
 	for k := range 200 {
 		for _, form := range forms(k) {
-			if bytes.Contains(kept, form) || bytes.Contains(logged.b.Bytes(), form) {
+			if bytes.Contains(kept, form) || bytes.Contains(logged.Bytes(), form) {
 				t.Fatalf("%q is in an event or the log", form)
 			}
 		}

@@ -39,9 +39,15 @@ func keepRunning(t *testing.T, p *proxy.Proxy) (stop func()) {
 // parked waits until so many streams are parked.
 func parked(t *testing.T, p *proxy.Proxy, want int64) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); p.Stats().Parked != want; time.Sleep(time.Millisecond) {
+	settles(t, "streams parked", want, func() int64 { return p.Stats().Parked })
+}
+
+// settles waits until a figure of the proxy is what it should be.
+func settles(t *testing.T, what string, want int64, figure func() int64) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); figure() != want; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%d streams are parked, want %d", p.Stats().Parked, want)
+			t.Fatalf("%d %s, want %d", figure(), what, want)
 		}
 	}
 }
@@ -340,10 +346,6 @@ func TestParkedStreamsPanic(t *testing.T) {
 			t.Errorf("armed %v: %v", armed, err)
 		}
 		parked(t, w.proxy, 0)
-		for end := time.Now().Add(10 * time.Second); w.proxy.Stats().InFlight > 0; time.Sleep(time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatal("the call is in hand for ever")
-			}
-		}
+		settles(t, "calls in hand", 0, func() int64 { return w.proxy.Stats().InFlight })
 	}
 }

@@ -12,28 +12,16 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/tallystick/tallystick/ingest/proxy"
 	"github.com/tallystick/tallystick/internal/kafka"
 	"github.com/tallystick/tallystick/internal/tenant"
+	"github.com/tallystick/tallystick/internal/testenv/testlog"
 )
 
 // planted is how many payloads pass.
 const planted = 1500
-
-// lockedLog keeps what is logged.
-type lockedLog struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
 
 // fragment is the secret of one payload: words, so that every form of it is found.
 func fragment(k int) string { return fmt.Sprintf("quicksilver-%04d harbour marzipan", k) }
@@ -55,7 +43,7 @@ func forms(k int) [][]byte {
 // broken streams and headers, are in no event and no message, also when the sink
 // fails and calls are refused.
 func TestPlantedFragments(t *testing.T) {
-	var logged lockedLog
+	var logged testlog.Buffer
 	w := newWorld(t, plantingProvider, func(p *proxy.Parts, o *proxy.Options) {
 		o.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		p.Switch = &policy{}
@@ -91,11 +79,9 @@ func TestPlantedFragments(t *testing.T) {
 		t.Fatalf("%d events of %d calls", len(events), planted)
 	}
 	leaks := 0
-	logged.mu.Lock()
-	defer logged.mu.Unlock()
 	for k := range planted {
 		for _, form := range forms(k) {
-			for where, store := range map[string][]byte{"event": kept, "log": logged.b.Bytes()} {
+			for where, store := range map[string][]byte{"event": kept, "log": logged.Bytes()} {
 				if at := bytes.Index(store, form); at >= 0 {
 					leaks++
 					t.Errorf("%q is in an %s: …%s…", form, where, store[max(0, at-80):min(len(store), at+80)])

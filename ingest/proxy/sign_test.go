@@ -21,6 +21,7 @@ import (
 	"github.com/tallystick/tallystick/internal/sigv4/sigv4test"
 	"github.com/tallystick/tallystick/internal/tenant"
 	"github.com/tallystick/tallystick/internal/testenv"
+	"github.com/tallystick/tallystick/internal/testenv/testlog"
 )
 
 const (
@@ -129,7 +130,7 @@ func TestSignedForAWS(t *testing.T) {
 			b = b[size:]
 		}
 	}
-	var logged lockedLog
+	var logged testlog.Buffer
 	logger := slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	aws := httptest.NewTLSServer(http.HandlerFunc(provider))
 	t.Cleanup(aws.Close)
@@ -182,8 +183,8 @@ func TestSignedForAWS(t *testing.T) {
 			t.Errorf("%s: %d of %d calls arrived", name, n, len(all))
 		}
 	}
-	if strings.Contains(logged.b.String(), "cAnR") {
-		t.Errorf("a part of the credential is logged: %s", logged.b.String())
+	if strings.Contains(logged.String(), "cAnR") {
+		t.Errorf("a part of the credential is logged: %s", logged.String())
 	}
 }
 
@@ -250,7 +251,7 @@ func TestNotSigned(t *testing.T) {
 		{name: "both directions", path: "/bedrock/model/amazon.nova-sonic-v1%3A0/invoke-with-bidirectional-stream", code: 501, kind: "no_duplex"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var logged lockedLog
+			var logged testlog.Buffer
 			w := newWorld(t, func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s arrived", r.RequestURI) }, func(p *proxy.Parts, o *proxy.Options) {
 				p.Keys = oneKey{secret: credential}
 				if c.secret != "" {
@@ -277,7 +278,7 @@ func TestNotSigned(t *testing.T) {
 			if err != nil || json.Unmarshal(b, &body) != nil || resp.StatusCode != c.code || resp.Header.Get("X-Amzn-Errortype") != "tallystick_"+c.kind || !strings.Contains(body.Message, c.says) {
 				t.Errorf("status %d, %v, %s, %v", resp.StatusCode, resp.Header, b, err)
 			}
-			if said := fmt.Sprintf("%s %v %+v %s", b, resp.Header, w.sink.take(), &logged.b); strings.Contains(said, "cAnR") {
+			if said := fmt.Sprintf("%s %v %+v %s", b, resp.Header, w.sink.take(), &logged); strings.Contains(said, "cAnR") {
 				t.Errorf("a part of the credential is told: %s", said)
 			}
 		})

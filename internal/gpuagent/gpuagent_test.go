@@ -13,7 +13,6 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	pb "github.com/tallystick/tallystick/api/gen/tallystick/v1"
 	"github.com/tallystick/tallystick/internal/agentauth"
 	"github.com/tallystick/tallystick/internal/spool"
+	"github.com/tallystick/tallystick/internal/testenv/testlog"
 )
 
 // drained waits until everything is acknowledged, a minute at most.
@@ -140,7 +140,7 @@ func TestIntervalIsWhatCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	var log lockedBuffer
+	var log testlog.Buffer
 	a, _ = w.agent(t, TransportStream, spool.Options{})
 	a.opts.Interval, a.opts.Log = 2*time.Minute, slog.New(slog.NewTextHandler(&log, nil))
 	w.g.fate = func(seq int64) string {
@@ -166,24 +166,6 @@ func TestIntervalIsWhatCounts(t *testing.T) {
 	if !strings.Contains(log.String(), `level=ERROR msg="agent: time is lost between two looks" interval=2m0s`) {
 		t.Errorf("it says %s", log.String())
 	}
-}
-
-// lockedBuffer is a log that is read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // TestNothingIsLost has the gateway refuse, cut and delay at random, and the

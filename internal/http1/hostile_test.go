@@ -20,25 +20,8 @@ import (
 	"time"
 
 	"github.com/tallystick/tallystick/internal/http1"
+	"github.com/tallystick/tallystick/internal/testenv/testlog"
 )
-
-// lockedBuffer is a log that servers write while tests read it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // source is a connection that a response can be parked for, and its other side.
 func source(t *testing.T) (ours syscall.RawConn, theirs net.Conn) {
@@ -120,7 +103,7 @@ func TestParkedUnreadBody(t *testing.T) {
 // A panic of what resumes a response cuts that response, is logged, and is the only
 // thing that ends.
 func TestPanicOfResumed(t *testing.T) {
-	var logged lockedBuffer
+	var logged testlog.Buffer
 	other, speak := source(t)
 	s := newServer(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/park" {
@@ -206,7 +189,7 @@ func TestPanicHTTP2(t *testing.T) {
 	certified.EnableHTTP2 = true
 	certified.StartTLS()
 	defer certified.Close()
-	var logged lockedBuffer
+	var logged testlog.Buffer
 	s := newServer(func(http.ResponseWriter, *http.Request) { panic("a fault of ours") })
 	s.TLSConfig = &tls.Config{Certificates: certified.TLS.Certificates}
 	s.Log = slog.New(slog.NewTextHandler(&logged, nil))

@@ -116,7 +116,6 @@ func TestClientGone(t *testing.T) {
 		if got := soon(t, began, "request"); got != encrypted {
 			t.Errorf("TLS is %v", got)
 		}
-		time.Sleep(time.Duration(1) * http1.SweepInterval / 2)
 		left := time.Now()
 		leave()
 		if err := soon(t, causes, "end of the context"); !errors.Is(err, http1.ErrClientGone) {
