@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -283,13 +284,8 @@ func (f *candidateFlags) decide(cmd *cobra.Command, id, what string) error {
 	if err := api.call(cmd.Context(), path+":"+what, &pb.DecidePricesRequest{Reason: f.reason}, &c); err != nil {
 		return err
 	}
-	for wait := time.Now().Add(publishWait); c.State == "approved" && time.Now().Before(wait); {
-		select {
-		case <-cmd.Context().Done():
-			return cmd.Context().Err()
-		case <-time.After(rerateAsk):
-		}
-		if err := api.call(cmd.Context(), path, nil, &c); err != nil {
+	if what == "approve" {
+		if err := api.awaitInForce(cmd.Context(), path, &c); err != nil {
 			return err
 		}
 	}
@@ -300,8 +296,35 @@ func (f *candidateFlags) decide(cmd *cobra.Command, id, what string) error {
 	return err
 }
 
-// publishWait is how long approve waits for the writer to publish.
+// publishWait is how long approve waits for the writer to publish and to price by it.
 const publishWait = 10 * time.Second
+
+// awaitInForce waits for a moment until an approved candidate is published, and until the
+// ledger's writer has read that: who looks for the prices in force next finds these. It
+// keeps c up to date.
+func (c *ledgerAPI) awaitInForce(ctx context.Context, path string, candidate *pb.PriceCandidate) error {
+	for wait := time.Now().Add(publishWait); time.Now().Before(wait); {
+		if candidate.State == "published" {
+			var books pb.ListPriceBooksResponse
+			err := c.call(ctx, "/v1/prices/books", nil, &books)
+			if err != nil || slices.ContainsFunc(books.Books, func(b *pb.PriceBook) bool { return b.Hash == candidate.Hash }) {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(publishAsk):
+		}
+		if err := c.call(ctx, path, nil, candidate); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publishAsk is how often it is asked about.
+const publishAsk = 100 * time.Millisecond
 
 func (f *candidateFlags) history(cmd *cobra.Command) error {
 	api, err := f.api()
